@@ -1,9 +1,11 @@
 """The command `podidctl bundle`."""
 
 import asyncio
+import errno
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -42,10 +44,12 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
         now = datetime.now(UTC)
         archive = file or Path(f"podidctl-bundle-{now:%Y%m%d-%H%M%S}.tar.gz")
-        contents, replacements = redacted_files(asyncio.run(_collect(settings)))
-        names = archive.with_name(f"{archive.name}.names.json")
-        _write(archive, _packed(contents, now))
-        _write(names, msgspec.json.format(msgspec.json.encode(replacements), indent=2))
+        names = Path(f"{archive}.names.json")
+        # Before the cluster is read, which takes long.
+        with _new_files(archive, names):
+            contents, replacements = redacted_files(asyncio.run(_collect(settings)))
+            _write(archive, _packed(contents, now))
+            _write(names, msgspec.json.format(msgspec.json.encode(replacements), indent=2))
         print_line(console(), f"{archive}: {counted(len(contents), 'file')}; read them before you send the archive")
         print_line(console(), f"{names}: what was replaced; keep this file")
 
@@ -66,10 +70,31 @@ def _packed(contents: Mapping[str, bytes], at: datetime) -> bytes:
     return buffer.getvalue()
 
 
+@contextmanager
+def _new_files(*paths: Path) -> Iterator[None]:
+    """Create *paths*, readable for this user only, and remove them again if the context fails. Raises StartError, also
+    if one exists.
+    """
+    with ExitStack() as created:
+        for path in paths:
+            with _explained(path):
+                path.touch(mode=0o600, exist_ok=False)
+            created.callback(path.unlink, missing_ok=True)
+        yield
+        created.pop_all()
+
+
 def _write(path: Path, content: bytes) -> None:
-    """Create *path*, readable for this user only. Raises StartError, also if it exists."""
-    try:
-        path.touch(mode=0o600, exist_ok=False)
+    with _explained(path):
         path.write_bytes(content)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise StartError with the next action if *path* cannot be created or written."""
+    try:
+        yield
     except OSError as error:
-        raise StartError(f"{path} cannot be written ({error.strerror}): choose another FILE") from error
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        action = "free space on its disk" if full else "choose another FILE"
+        raise StartError(f"{path} cannot be written ({error.strerror}): {action}") from error
