@@ -47,6 +47,8 @@ class CanaryRunner:
         """Run the pod of *manifest* and return its outcome, at most *seconds* after its creation."""
         key = str(manifest["metadata"]["namespace"]), str(manifest["metadata"]["name"])
         creation = asyncio.create_task(self._client.create(CANARIES, key[0], manifest), name="canary's creation")
+        # Read, so that asyncio does not report it, if it comes after a cancellation.
+        creation.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._creations[key] = creation
         try:
             # A cancelled request may reach the API server after the pod's deletion.

@@ -9,12 +9,13 @@ import pytest
 import typer
 
 from podidctl.report.finding import Level
-from podidctl.verify import command
-from podidctl.verify.canary_runner import DELETE_SECONDS
+from podidctl.verify import command, verification
+from podidctl.verify.canary_runner import DELETE_SECONDS, CanaryRunner
 from podidctl.verify.command import SIGNALS
 from podidctl.verify.pod import CANARY_LABELS, CANARY_SELECTOR
 from podidctl.verify.verdicts import Verification
 from podidentity.kube.client import Client
+from podidentity.kube.errors import Forbidden
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.support.podidctl.memory_cluster import MemoryCluster
 from tests.support.virtual_time import now
@@ -123,6 +124,41 @@ async def test_a_creation_that_takes_effect_late_is_awaited(
         await verify()
     assert len(installed.api.written("/namespaces/default/pods")) == 2 * NODES
     assert canaries(installed) == []
+
+
+async def test_asyncio_reports_no_creation_that_is_refused_after_a_signal(
+    installed: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    creations: list[asyncio.Task[object] | None] = []
+
+    async def late(*_: object) -> object:
+        creations.append(asyncio.current_task())
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(1)
+        raise Forbidden(403, "Forbidden", "exceeded quota")
+
+    monkeypatch.setattr(installed.client, "create", late)
+    with pytest.raises(typer.Exit):
+        await verify()
+    # The attribute is what asyncio itself reads when it deletes a task.
+    assert [task and task._log_traceback for task in creations] == [False] * NODES
+
+
+async def test_canaries_of_killed_commands_are_deleted_in_the_time_of_one(
+    installed: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "_is_leftover", lambda *_: True)
+    for number in range(3):
+        meta = {"name": f"podidctl-verify-{number}", "namespace": "default", "labels": CANARY_LABELS}
+        spec = {"containers": [{"name": "canary", "image": "i"}]}
+        installed.api.store.create("pods", {"metadata": meta, "spec": spec})
+    on_request(installed, lambda request: installed.api.pause() if request.method == "DELETE" else None)
+    runner = CanaryRunner(installed.client)
+    began = now()
+    await verification._delete_leftovers(installed.client, runner, "default")
+    assert now() - began <= DELETE_SECONDS
+    assert len(runner.not_deleted) == 3
+    installed.api.resume()
 
 
 @pytest.mark.parametrize("interrupted", [True, False])
