@@ -152,7 +152,8 @@ def _names(files: Files) -> Iterator[tuple[str, str]]:
         for namespace, name in (*_IN_LOGS.findall(text), *_IN_PATHS.findall(text)):
             yield from ((NAMESPACE, namespace), (NAME, name))
         for name in (*_OF_AZURE.findall(text), *_NODES_IN_LOGS.findall(text)):
-            yield NAME, name
+            if not name.isdigit():  # a machine of a scale set: a replaced number would change each text
+                yield NAME, name
 
 
 def _names_in(value: Any) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from podidentity.resources import BINDING_LABEL, NODENAME_LABEL
 from podidentity.telemetry.logs import FIELDS, redact, redacted
 
 KEPT_NAMESPACES: Final = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
-KEPT_NAMES: Final = KEPT_NAMESPACES | {"nmi", "mic"}
+KEPT_NAMES: Final = KEPT_NAMESPACES | {"nmi", "mic", "aad-pod-identity-nmi", "aad-pod-identity-mic"}
 """Names that each cluster has."""
 KEPT_ADDRESSES: Final = frozenset({"169.254.169.254", "168.63.129.16", "127.0.0.1", "0.0.0.0", "::1", "::"})  # noqa: S104 - compared
 KEPT_LABELS: Final = frozenset({OS_LABEL, HOST_ROUTING_LABEL, BINDING_LABEL, NODENAME_LABEL})

@@ -70,6 +70,15 @@ def test_names_of_deleted_objects_in_logs_and_paths_are_replaced() -> None:
     assert not [private for private in ("acme", "gone-1", "payments", "older-2", "aks-old") if private in written]
 
 
+def test_the_number_of_a_machine_in_a_scale_set_is_no_name() -> None:
+    machine = (
+        "azure:///subscriptions/x/resourceGroups/rg-1/providers/c/virtualMachineScaleSets/pool-1/virtualMachines/0"
+    )
+    files, replacements = redacted_files({"nodes.json": [{"providerID": machine}], "nmi/n/log.txt": "count=0 v1.0.3"})
+    assert files["nmi/n/log.txt"] == b"count=0 v1.0.3"
+    assert set(replacements) == {"rg-1", "pool-1"}
+
+
 async def test_all_parts_are_there_and_a_part_that_cannot_be_read_says_so(cluster: MemoryCluster) -> None:
     contoso(cluster)
     cluster.api.refuse(403, "Forbidden", what="/log")

@@ -72,6 +72,7 @@ def test_identifiers_become_numbers(text: str, expected: str) -> None:
             "https://vault.azure.net",
             "aadpodidentity.k8s.io",
             "default/nmi",
+            "default/aad-pod-identity-mic",
             "AADSTS700016",
             "v1.2.3",
             *("registry.k8s.io/x", "spec.nodeName", "nmi.metadataCache", "docs/data-planes.md", "decisions.py:12"),
@@ -149,7 +150,7 @@ def test_the_search_never_begins_again_within_a_run(unit: str) -> None:
 @pytest.mark.parametrize("unit", UNITS)
 def test_other_characters_end_a_search_soon(unit: str) -> None:
     """Quadratic time would be minutes."""
-    Redaction([("name", "web")]).text(unit * (200_000 // len(unit)))
+    Redaction([("name", "web")]).text(unit * (100_000 // len(unit)))
 
 
 def test_one_text_has_one_replacement_in_all_values() -> None:
