@@ -31,8 +31,8 @@ resources, Secrets, service accounts, resource groups, machines, managed identit
 values of labels and taints by which no check decides; UUIDs, client ids in short form; addresses;
 mail addresses; hosts, except the public ones of Azure and Kubernetes.
 May remain: a name that is only in the text of a user or of another program, such as an annotation;
-a name within a longer word (web in web2); keys of labels and taints; tags of images; names that
-end like a file (.json, .py, .md). A name that is a usual word is replaced wherever that word is.
+a name within a longer word (web in web2); keys of labels and taints; tags of images; hosts without
+:// that look like a file, a field or a logger (a.json, aB.c, nmi.x). A name that is a usual word is replaced wherever that word is.
 Read the files before you send them.
 """
 Files = dict[str, Any]

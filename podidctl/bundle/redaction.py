@@ -37,11 +37,11 @@ KEPT_HOSTS: Final = frozenset(
     {"localhost", "k8s.io", "kubernetes.io", "cilium.io", "github.com", "ghcr.io", "docker.io"}
 )
 _KEPT_STARTS: Final = (
-    *("nmi.", "mic.", "podidentity.", "podidctl.", "native.", "aiohttp.", "asyncio.", "ssl.", "socket."),  # loggers
-    *("spec.", "status.", "metadata.", "involvedobject.", "data."),  # fields of objects
-    *("rbac.", "federated."),  # chart values
-    "microsoft.",  # resource providers
+    *("nmi.", "mic.", "podidentity.", "podidctl.", "native.", "aiohttp.", "asyncio."),  # loggers
+    *("spec.", "microsoft."),  # fields of objects, resource providers
 )
+_KEPT_PAIRS: Final = frozenset({"metadata", "status", "data", "rbac", "federated", "ssl", "socket"})
+"""First of two parts: fields of objects, chart values, modules."""
 _KEPT_ENDS: Final = (
     *(".k8s.io", ".kubernetes.io", ".cilium.io"),  # API groups
     *(".svc", ".cluster.local"),  # Services: their names are replaced one by one
@@ -69,6 +69,7 @@ _UUID: Final = re.compile(
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE
 )
 _FOUR: Final = re.compile(r"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])")
+_CAMEL: Final = re.compile(r"[a-z][A-Z]")
 _PIECE: Final = re.compile(r"[^._+]+")
 
 
@@ -272,6 +273,8 @@ def _is_host(word: str) -> bool:
         bool(rest)
         and len(last) > 1
         and last.isalpha()
+        and not _CAMEL.search(word)  # a field
+        and rest.casefold() not in _KEPT_PAIRS
         and not fold.startswith(_KEPT_STARTS)
         and not fold.endswith(_KEPT_ENDS)
     )
