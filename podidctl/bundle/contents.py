@@ -32,8 +32,8 @@ values of labels and taints by which no check decides; UUIDs, client ids in shor
 mail addresses; hosts, except the public ones of Azure and Kubernetes.
 May remain: a name that is only in the text of a user or of another program, such as an annotation;
 a name within a longer word (web in web2); keys of labels and taints; tags of images; hosts without
-:// that look like a file, a field or a logger (a.json, aB.c, nmi.x). A name that is a usual word is replaced wherever that word is.
-Read the files before you send them.
+:// that look like a file, a field or a logger (a.json, aB.c, nmi.x). A name that is a usual word is
+replaced wherever that word is. Read the files before you send them.
 """
 Files = dict[str, Any]
 """Text, or a value of JSON's types, by the name of the file."""
