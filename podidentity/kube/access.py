@@ -80,11 +80,12 @@ class _CachedAuthorization:
         self._keep_seconds = keep_seconds
         self._clock = clock
         self._until = float("-inf")
+        self._has_value = False
         self._value: str | None = None
         self._lock = asyncio.Lock()
 
     def remember(self, value: str | None) -> None:
-        self._value = value
+        self._value, self._has_value = value, True
         self._until = self._clock() + self._keep_seconds
 
     def forget(self) -> None:
@@ -101,7 +102,7 @@ class _CachedAuthorization:
                 try:
                     self.remember(await self._read())
                 except AccessError as error:
-                    if self._value is None:
+                    if not self._has_value:
                         raise
                     # The old credentials may still be valid. If not, the server responds with 401 and they are read
                     # again.
@@ -183,6 +184,7 @@ class _KubeconfigContent(HidingStruct, frozen=True):
     hidden = frozenset({"authorization", "key"})
 
     server: str = ""
+    context: str = ""
     namespace: str = ""
     authorization: str | None = None
     ca: bytes | None = None
@@ -200,8 +202,8 @@ async def from_kubeconfig(
     """Return the access of *context*, by default the current one, in the kubeconfig at *path* (or several paths joined
     by a colon).
 
-    Tokens, also those of an exec plugin, are read again every five minutes and after a 401, then at most once in 30 s.
-    A new client certificate or server requires a restart. Raises AccessError.
+    Tokens, also those of an exec plugin, are read again every five minutes and after a 401, then at most once in 30 s,
+    from the same context. A new client certificate or server requires a restart. Raises AccessError.
     """
     content = await _read_kubeconfig(path, context)
     if not _is_server(content.server):
@@ -214,7 +216,14 @@ async def from_kubeconfig(
             raise AccessError(f"cannot use the kubeconfig {path} ({error}): correct it, or pass another one") from error
 
     async def read() -> str | None:
-        return (await _read_kubeconfig(path, context)).authorization
+        # With the first read's context: the current one may be another by now, and its token is not for this server.
+        again = await _read_kubeconfig(path, content.context)
+        if again.server != content.server:
+            raise AccessError(
+                f"the kubeconfig {path} has another server for its context {content.context} than at the first read: "
+                "start this program again to use it"
+            )
+        return again.authorization
 
     authorization = _CachedAuthorization(read, KUBECONFIG_SECONDS, clock, KUBECONFIG_AGAIN_SECONDS)
     authorization.remember(content.authorization)

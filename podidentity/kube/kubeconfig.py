@@ -43,8 +43,8 @@ class ClientConfiguration:
 
 
 def read_kubeconfig(path: str, context: str = "") -> dict[str, Any]:
-    """Return *context*, by default the current one, of the kubeconfig at *path* (or several joined by a colon), or its
-    `problem`.
+    """Return *context*, by default the current one, of the kubeconfig at *path* (or several joined by a colon), with its
+    name, or its `problem`.
 
     The package writes inlined certificates to temporary files of this process, so their content is returned.
     """
@@ -85,6 +85,7 @@ def read_kubeconfig(path: str, context: str = "") -> dict[str, Any]:
         fields = loader.current_context.get("context") or {}
         return {
             "server": configuration.host,
+            "context": str(loader.current_context["name"]),
             "namespace": str(fields.get("namespace") or "default"),
             "authorization": configuration.api_key.get("BearerToken"),
             "ca": _content(configuration.ssl_ca_cert),

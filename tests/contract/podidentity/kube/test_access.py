@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import importlib.util
+import itertools
 import json
 import signal
 import socket
@@ -111,12 +112,40 @@ async def test_a_token_file_is_read_again_after_a_while_and_after_a_401(tmp_path
     assert await access.authorization() == "Bearer three"
 
 
+async def test_credentials_are_read_again_only_for_the_same_context_and_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "config"
+    path = kubeconfig(file, {"token": "one"})
+    access = await from_kubeconfig(path, clock=itertools.count(step=KUBECONFIG_SECONDS).__next__)
+
+    def change(**changes: object) -> None:
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    other = {"name": "other", "cluster": {"server": "https://10.0.0.2:6443/"}}
+    contexts = [
+        {"name": "here", "context": {"cluster": "c", "user": "u"}},
+        {"name": "there", "context": {"cluster": "other", "user": "other"}},
+    ]
+    users = [{"name": "u", "user": {"token": "two"}}, {"name": "other", "user": {"token": "secret"}}]
+    change(clusters=[*json.loads(file.read_text())["clusters"], other], contexts=contexts, users=users)
+    change(**{"current-context": "there"})
+    assert await access.authorization() == "Bearer two"
+    assert not caplog.records
+
+    contexts[0]["context"] = {"cluster": "other", "user": "other"}
+    change(contexts=contexts)
+    assert await access.authorization() == "Bearer two"
+    [record] = caplog.records
+    assert "another server for its context here than at the first read" in str(vars(record)["error"])
+
+
 async def test_a_deleted_kubeconfig_keeps_the_last_credentials(tmp_path: Path) -> None:
-    path = kubeconfig(tmp_path / "config", {"token": "abc"})
-    access = await from_kubeconfig(path)
-    (tmp_path / "config").unlink()
-    access.forget()
-    assert await access.authorization() == "Bearer abc"
+    for user, header in (({"token": "abc"}, "Bearer abc"), ({}, None)):  # {}: as with a client certificate
+        access = await from_kubeconfig(kubeconfig(tmp_path / "config", user))
+        (tmp_path / "config").unlink()
+        access.forget()
+        assert await access.authorization() == header
 
 
 def unsigned_token(expires: int) -> str:
