@@ -40,7 +40,7 @@ from nmi.settings import FORMER_FLAGS, Settings
 from nmi.shutdown import Shutdown, Stopped
 from nmi.status import Status
 from nmi.tokens.broker import TokenBroker
-from podidentity.exits import StartError
+from podidentity.exits import StartError, first_error
 from podidentity.kube.access import ClusterAccess, find
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError
@@ -82,9 +82,7 @@ async def run(settings: Settings) -> None:
         async with AsyncExitStack() as stack:
             await App(settings, stack).run(stop)
     except* (AccessError, PortInUse, RedirectError) as group:
-        first: BaseException = group
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
+        first = first_error(group)
         reason = first.strerror if isinstance(first, PortInUse) else ""  # str() of an OSError begins with its number
         raise StartError(reason or str(first)) from first
 

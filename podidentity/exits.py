@@ -43,7 +43,7 @@ def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Except
         matched, rest = group.split(expected)
         if matched is None or rest is not None:
             raise
-        return _print_error(program, _first(matched), 1)
+        return _print_error(program, first_error(matched), 1)
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells expect, for Ctrl-C before the program handles signals
     return 0
@@ -98,10 +98,10 @@ def installation(extra: str) -> str:
     return f"pip install '.[{extra}]' in a checkout of this project, or the same with a release's wheel for the dot"
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
+def first_error(group: ExceptionGroup[Exception]) -> Exception:
     """Return the first error of *group*, at any depth."""
     inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, ExceptionGroup) else inner
+    return first_error(inner) if isinstance(inner, ExceptionGroup) else inner
 
 
 def _print_error(program: str, error: Exception, code: int) -> int:

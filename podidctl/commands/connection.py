@@ -12,7 +12,7 @@ import typer
 from msgspec.structs import asdict
 
 from mic.startup.settings import Settings, parse
-from podidentity.exits import StartError
+from podidentity.exits import StartError, first_error
 from podidentity.flags import UsageError, duration_text, go_duration
 from podidentity.kube import access
 from podidentity.kube.client import Client
@@ -56,7 +56,7 @@ class CliContext:
         try:
             given = parse(["--plan", *argv], self.environ)
             usual = self.home() / ".kube" / "config"
-            if not given.kubeconfig and (kube_context or not given.service_host) and usual.is_file():
+            if not given.kubeconfig and (kube_context or not given.service_host) and _is_file(usual):
                 given = parse(["--plan", f"--kubeconfig={usual}", *argv], self.environ)
         except UsageError as wrong:
             raise typer.BadParameter(str(wrong)) from wrong
@@ -85,23 +85,43 @@ def home_directory() -> Path:
         return Path("/")
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no permission to search the directory
+        return False
+
+
 @asynccontextmanager
 async def connect(settings: ClusterSettings) -> AsyncIterator[Client]:
-    """Connect to the API server of *settings*. An AccessError or ApiError in the context becomes a StartError."""
+    """Connect to the API server of *settings*. An AccessError or ApiError in the context, alone or from a TaskGroup,
+    becomes a StartError.
+    """
     try:
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment, settings.context)
         agent = f"podidctl/{VERSION}"
         async with Client(cluster, user_agent=agent, timeout_seconds=settings.request_seconds) as client:
             yield client
-    except AccessError as error:
-        raise StartError(str(error)) from error
-    except TimedOut as error:
-        longer = duration_text(3 * error.seconds)
-        raise StartError(
-            f"{error}: wait longer with --request-timeout={longer}, or check --kubeconfig and that the API server runs"
-        ) from error
-    except ApiError as error:
-        raise StartError(api_error_advice(error)) from error
+    except (AccessError, ApiError) as error:
+        raise StartError(_advice(error)) from error
+    except ExceptionGroup as group:
+        if group.split((AccessError, ApiError, StartError))[1] is not None:
+            raise
+        raise StartError(_advice(first_error(group))) from group
+
+
+def _advice(error: Exception) -> str:
+    match error:
+        case TimedOut():
+            longer = duration_text(max(3 * error.seconds, 0.001))
+            return (
+                f"{error}: wait longer with --request-timeout={longer}, or check --kubeconfig and that the API server "
+                "runs"
+            )
+        case ApiError():
+            return api_error_advice(error)
+        case _:
+            return str(error)
 
 
 def parse_pod_name(name: str, namespace: str, usual: str, what: str = "a pod name") -> tuple[str, str]:

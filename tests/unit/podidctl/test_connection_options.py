@@ -18,6 +18,7 @@ from podidctl.commands.connection import CliContext, ClusterSettings, connect
 from podidentity.exits import StartError
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
+from podidentity.kube.errors import AccessError, NoResponse, TimedOut
 from podidentity.resources import PODS
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.memory_api import MemoryApi
@@ -25,20 +26,20 @@ from tests.support.memory_api import MemoryApi
 IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
 
-def leaves(command: Any) -> Iterator[Any]:
-    """Yield the commands without subcommands."""
-    for child in getattr(command, "commands", {}).values():
-        yield from leaves(child)
+def leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the commands without subcommands, by their words."""
+    for name, child in getattr(command, "commands", {}).items():
+        yield from leaves(child, f"{path} {name}".lstrip())
     if not hasattr(command, "commands"):
-        yield command
+        yield path, command
 
 
 def test_each_command_that_reads_a_cluster_has_all_of_them() -> None:
-    own_server = {"up", "demo"}  # of the sandbox: their --kubeconfig replaces the emulator
-    commands = [command for command in leaves(get_command(application())) if command.name not in own_server]
-    flags = {command.name: {flag for option in command.params for flag in option.opts} for command in commands}
-    reading = {name for name, options in flags.items() if "--kubeconfig" in options}
-    assert reading == flags.keys() - {"fault"}
+    own_server = {"sandbox up", "sandbox demo"}  # their --kubeconfig replaces the emulator
+    commands = {path: command for path, command in leaves(get_command(application())) if path not in own_server}
+    flags = {path: {flag for option in command.params for flag in option.opts} for path, command in commands.items()}
+    reading = {path for path, options in flags.items() if "--kubeconfig" in options}
+    assert flags.keys() - reading == {"sandbox fault"}
     for name in reading:
         assert flags[name] >= {"--context", "--request-timeout"}, name
 
@@ -84,6 +85,31 @@ async def test_a_request_ends_after_the_time_limit_with_the_flag_as_the_next_act
 
 
 @pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (AccessError("no token: sign in"), "no token: sign in"),
+        (NoResponse("nothing"), "nothing: check --kubeconfig"),
+        (TimedOut("here", 0.0001), "within 0.0001 s: wait longer with --request-timeout=1ms, or check"),
+    ],
+)
+async def test_an_error_of_concurrent_requests_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    async def find(*_: object) -> ClusterAccess:
+        return MemoryApi().access()
+
+    monkeypatch.setattr("podidctl.commands.connection.access.find", find)
+    settings = ClusterSettings(namespace="default", request_seconds=20)
+    for inner in (error, ExceptionGroup("", [error]), ExceptionGroup("", [StartError(message), error])):
+        with pytest.raises(StartError, match=message):
+            async with connect(settings):
+                raise inner
+    with pytest.raises(ExceptionGroup):
+        async with connect(settings):
+            raise ExceptionGroup("", [error, ZeroDivisionError()])
+
+
+@pytest.mark.parametrize(
     ("environ", "context", "is_used"), [({}, "", True), (IN_A_POD, "", False), (IN_A_POD, "c", True)]
 )
 def test_kubectls_default_file_is_used_in_a_pod_only_for_a_context(
@@ -94,6 +120,14 @@ def test_kubectls_default_file_is_used_in_a_pod_only_for_a_context(
     file.touch()
     settings = CliContext(environ, lambda: tmp_path).settings(context)
     assert (settings.kubeconfig, settings.context) == (str(file) if is_used else "", context)
+
+
+def test_a_home_directory_that_may_not_be_searched_has_no_kubeconfig(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_file(_: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert CliContext({}, Path).settings().kubeconfig == ""
 
 
 def test_names_are_completed_from_the_selected_context(monkeypatch: pytest.MonkeyPatch) -> None:
