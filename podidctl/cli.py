@@ -13,9 +13,9 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Annotated, Final, cast
+from typing import Annotated, Final, Never, cast
 
 import typer
 
@@ -97,8 +97,24 @@ def _usage_line(message: str) -> str:
     return f"podidctl: {error_line(message.replace('Value error, ', '', 1)).rstrip('.')}. Try --help."
 
 
+def _complete_and_exit(complete: Callable[[Sequence[str]], int]) -> Never:
+    """Print completions by *complete* and end this process, without waiting for a thread that resolves a name. The
+    programs that a kubeconfig names get no terminal.
+    """
+    code: object = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        code = complete(sys.argv[1:])
+    except SystemExit as done:  # fish reads the exit code
+        code = done.code
+    finally:
+        os._exit(code if isinstance(code, int) else 0)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code. A wrong command line prints one line on stderr."""
+    if argv is None and "_PODIDCTL_COMPLETE" in os.environ:
+        _complete_and_exit(main)
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         with written_output():
@@ -120,7 +136,9 @@ def print_completions(argv: Sequence[str] | None = None) -> int:
     """Print the completions of the last word of *argv*, and whether the shell may complete files, as kubectl's plugin
     protocol defines. Return the exit code.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
+    if argv is None:
+        _complete_and_exit(print_completions)
+    words = list(argv)
     # Typer's completion for fish has kubectl's format: a word, a tab and its description on each line.
     line = shlex.join(["podidctl", *words])
     os.environ |= {
@@ -132,5 +150,5 @@ def print_completions(argv: Sequence[str] | None = None) -> int:
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main(words)
     completions = printed.getvalue().strip()
-    print(f"{completions}\n:{NO_FILES}" if completions else f":{ANY_FILE}")
+    print(f"{completions}\n:{NO_FILES}" if completions else f":{ANY_FILE}", flush=True)
     return 0

@@ -4,6 +4,8 @@ Completion must never block a shell or print an error into its command line, so 
 """
 
 import asyncio
+import contextlib
+import io
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -11,7 +13,6 @@ import msgspec
 import typer
 
 from podidctl.commands.connection import NAME_PATTERN, CliContext, ClusterSettings, connect
-from podidentity.exits import StartError
 from podidentity.resources import IDENTITIES, NODES, PODS, Kind, Resource
 
 NAMESPACES: Final = Kind("Namespace", "namespaces", Resource, namespaced=False)
@@ -60,15 +61,25 @@ class ClusterNames:
             return []
         keys = self._request_keys(ctx, kind.path(within))
         names = (key[1] if namespace or not kind.namespaced else "/".join(key) for key in keys)
-        return sorted(name for name in names if name.startswith(incomplete))
+        # A shell interprets what a response, which may not be the API server's, has in place of a name.
+        valid = (name for name in names if all(map(NAME_PATTERN.fullmatch, name.split("/"))))
+        return sorted(name for name in valid if name.startswith(incomplete))
 
     def _request_keys(self, ctx: typer.Context, path: str) -> Iterable[tuple[str, str]]:
-        try:
+        # Python's logging writes warnings to stderr.
+        with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
             kubeconfig, kube_context = (str(ctx.params.get(name) or "") for name in ("kubeconfig", "kube_context"))
             settings = self._context.settings(kube_context, kubeconfig=kubeconfig)
-            return asyncio.run(_list_keys(settings, path, self._seconds))
-        except (StartError, typer.BadParameter, TimeoutError, OSError, msgspec.DecodeError):
-            return ()
+            with asyncio.Runner(loop_factory=_Loop) as runner:
+                return runner.run(_list_keys(settings, path, self._seconds))
+        return ()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    async def shutdown_default_executor(  # type: ignore[explicit-override]  # typing.override is newer than Python 3.11
+        self, timeout: float | None = None
+    ) -> None:
+        """Do not wait for a thread, which may be resolving a name for longer than a shell should wait."""
 
 
 async def _list_keys(settings: ClusterSettings, path: str, seconds: float) -> list[tuple[str, str]]:

@@ -43,8 +43,8 @@ class ClientConfiguration:
 
 
 def read_kubeconfig(path: str, context: str = "") -> dict[str, Any]:
-    """Return *context*, by default the current one, of the kubeconfig at *path* (or several joined by a colon), with its
-    name, or its `problem`.
+    """Return *context*, by default the current one, of the kubeconfig at *path* (or several joined by a colon), with
+    its name, or its `problem`.
 
     The package writes inlined certificates to temporary files of this process, so their content is returned.
     """

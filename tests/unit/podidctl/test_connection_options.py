@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -128,6 +129,33 @@ def test_a_home_directory_that_may_not_be_searched_has_no_kubeconfig(monkeypatch
 
     monkeypatch.setattr(Path, "is_file", is_file)
     assert CliContext({}, Path).settings().kubeconfig == ""
+
+
+def test_only_valid_names_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["web", "a\nb", "c\td", "\n:2", "$(id)", "*", "\x1b[2J", "`id`", ""]
+
+    async def list_keys(*_: object) -> list[tuple[str, str]]:
+        return [*(("default", name) for name in names), *((name, "db") for name in names)]
+
+    monkeypatch.setattr(completion, "_list_keys", list_keys)
+    cluster = ClusterNames(CliContext({}, Path))
+    line = typer.Context(get_command(application()))
+    assert cluster.pods(line, "") == ["default/web", "web/db"]
+    line.params["namespace"] = "default"
+    assert cluster.pods(line, "w") == ["web"]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), UnicodeDecodeError("utf-8", b"x", 0, 1, "y"), RecursionError()])
+def test_no_failure_of_completion_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    async def list_keys(*_: object) -> list[tuple[str, str]]:
+        sys.stderr.write("credentials could not be read again")
+        raise error
+
+    monkeypatch.setattr(completion, "_list_keys", list_keys)
+    assert ClusterNames(CliContext({}, Path)).nodes(typer.Context(get_command(application())), "") == []
+    assert capsys.readouterr() == ("", "")
 
 
 def test_names_are_completed_from_the_selected_context(monkeypatch: pytest.MonkeyPatch) -> None:

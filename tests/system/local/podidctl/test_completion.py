@@ -1,7 +1,9 @@
 """Shell completion: names from the cluster, and no candidates on failure."""
 
 import asyncio
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +81,36 @@ completion.ClusterNames.__init__.__kwdefaults__["seconds"] = 30
 sys.exit(launcher.main())
 """
 """podidctl with the time limit of the other tests: on a busy machine three seconds may be too short."""
+
+
+@pytest.mark.parametrize("command", ["podidctl", "kubectl_complete-podidentity"])
+def test_a_name_that_is_not_resolved_does_not_delay_the_shell(tmp_path: Path, command: str) -> None:
+    slow = """
+import socket, sys, threading
+from podidctl import launcher
+from podidctl.commands import completion
+completion.ClusterNames.__init__.__kwdefaults__["seconds"] = 2
+socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
+sys.exit((launcher.main if sys.argv[0] == "podidctl" else launcher.complete_for_kubectl)())
+"""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "http://slow.invalid"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(config))
+    environ = {"KUBECONFIG": str(tmp_path / "config"), "PATH": os.environ["PATH"]}
+    words = []
+    if command == "podidctl":
+        environ |= {"_PODIDCTL_COMPLETE": "complete_bash", "COMP_WORDS": "podidctl explain node n", "COMP_CWORD": "3"}
+    else:
+        words = ["explain", "node", "n"]
+    code = f"import sys; sys.argv[0] = {command!r}\n{slow}"
+    argv = [sys.executable, "-c", code, *words]
+    done = subprocess.run(argv, check=False, env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "" if command == "podidctl" else ":0", "")
 
 
 async def test_the_shell_receives_the_kinds_and_names_of_access(cloud: EmulatedCloud) -> None:
