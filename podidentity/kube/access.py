@@ -6,11 +6,14 @@ This module reads a pod's files. The `kubernetes` package reads a kubeconfig, in
 
 import asyncio
 import logging
+import os
+import signal
 import ssl
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from ssl import SSLContext
 from typing import Final
@@ -265,12 +268,20 @@ def _is_server(url: str) -> bool:
 
 
 async def _read_kubeconfig(path: str, context: str) -> _KubeconfigContent:
-    """Return the content of the kubeconfig at *path* for *context*. Raises AccessError. Cancellation kills
-    the process.
+    """Return the content of the kubeconfig at *path* for *context*. Raises AccessError. Cancellation kills the process,
+    with the programs that it runs unless they have a terminal.
     """
+    # A program in a group of its own cannot ask at the terminal, whose Ctrl-C ends all of this process's group.
+    own_group = not os.isatty(0)
     try:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", str(PROGRAM), path, context, stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            "-P",
+            str(PROGRAM),
+            path,
+            context,
+            stdout=asyncio.subprocess.PIPE,
+            process_group=0 if own_group else None,
         )
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise AccessError(
@@ -285,7 +296,8 @@ async def _read_kubeconfig(path: str, context: str) -> _KubeconfigContent:
         ) from None
     finally:
         if process.returncode is None:
-            process.kill()
+            with suppress(ProcessLookupError, PermissionError):  # it has ended; macOS raises the latter
+                (os.killpg if own_group else os.kill)(process.pid, signal.SIGKILL)
             await process.wait()
     try:
         content = msgspec.json.decode(output, type=_KubeconfigContent)

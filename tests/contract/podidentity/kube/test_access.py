@@ -5,6 +5,7 @@ import base64
 import importlib.util
 import itertools
 import json
+import os
 import signal
 import socket
 import ssl
@@ -173,12 +174,28 @@ printf '{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential"
     assert await access.authorization() == "Bearer 2"
 
 
-async def test_an_exec_plugin_that_does_not_end_is_not_waited_for(
+async def test_an_exec_plugin_that_does_not_end_is_not_waited_for_but_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PROGRAM_SECONDS", 2.0)
-    with pytest.raises(AccessError, match="took longer than 2 s: check the program that it runs"):
-        await from_kubeconfig(plugin(tmp_path, "exec sleep 600"))  # longer than the limit of a test
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)) as ends:
+        with pytest.raises(AccessError, match="took longer than 2 s: check the program that it runs"):
+            # Longer than the limit of a test.
+            await from_kubeconfig(plugin(tmp_path, f"exec >{pipe}; echo started; sleep 600"))
+        os.set_blocking(ends.fileno(), True)
+        assert await asyncio.to_thread(ends.read) == "started\n"  # until no process can write
+
+
+async def test_an_exec_plugin_can_read_from_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = tmp_path / "groups"
+    path = plugin(tmp_path, f"{sys.executable} -c 'import os; print(os.getpgrp())' >>{groups}; exit 1")
+    for terminal in (True, False):
+        monkeypatch.setattr(os, "isatty", lambda _, it=terminal: it)
+        with pytest.raises(AccessError, match="has failed"):
+            await from_kubeconfig(path)
+    assert [int(line) == os.getpgrp() for line in groups.read_text().split()] == [True, False]
 
 
 def test_ctrl_c_ends_the_program_that_reads_a_kubeconfig_without_a_traceback(tmp_path: Path) -> None:
