@@ -210,7 +210,15 @@ async def from_kubeconfig(
     """
     content = await _read_kubeconfig(path, context)
     if not _is_server(content.server):
-        raise AccessError(f"the kubeconfig {path} has no server for its {context or 'current'} context: correct it")
+        raise AccessError(
+            f"the kubeconfig {path} has no server for its {context or 'current'} context: correct it to "
+            "https://HOST:PORT without a user name"
+        )
+    if content.proxy and not _is_url(content.proxy):
+        raise AccessError(
+            f"the kubeconfig {path} has a proxy-url that cannot be used: correct it to http://HOST:PORT (SOCKS is not "
+            "supported)"
+        )
     tls: SSLContext | None = None
     if content.server.startswith("https://"):
         try:
@@ -257,7 +265,11 @@ async def find(kubeconfig: str, environ: Mapping[str, str], context: str = "") -
 
 
 def _is_server(url: str) -> bool:
-    """Return whether requests can be sent to *url*."""
+    """Return whether requests can be sent to *url*, which has no user name: its password would be in messages."""
+    return _is_url(url) and "@" not in urlsplit(url).netloc
+
+
+def _is_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         labels = (parts.hostname or "").removesuffix(".").split(".")

@@ -93,6 +93,8 @@ def _converted(error: aiohttp.ClientError) -> Exception:
         return ConnectionTimeoutError(str(error))
     if isinstance(error, TimeoutError):
         return error
+    if isinstance(error, aiohttp.ClientHttpProxyError):  # its text contains the password in the proxy's URL
+        return HttpClientError(f"the proxy responds with status {error.status} {error.message}")
     # aiohttp's message for a failed connection contains the repr of the SSL context.
     if isinstance(error, aiohttp.ClientConnectorError):
         return ClientConnectorError(error.os_error)

@@ -242,6 +242,7 @@ DAEMONS: Final = [
     command("mic", "FORCENAMESPACED", MIC_POD_NAMESPACE="a", FORCENAMESPACED=ESCAPES),
 ]
 NO_SERVER: Final = "has no server for its current context"
+NO_PROXY: Final = "has a proxy-url that cannot be used: correct it to http://HOST:PORT"
 KUBECONFIGS: Final = [
     Row(["podidctl", "doctor", "--kubeconfig=none"], "does not exist", 1),
     Row(["podidctl", "doctor", f"--kubeconfig={LONG}"], "correct it, or pass another one", 1),
@@ -287,7 +288,11 @@ KUBECONFIGS: Final = [
         cluster(**{"certificate-authority-data": encoded(b"not a certificate")}), "cannot use the kubeconfig"
     ),
     with_kubeconfig(cluster(**{"certificate-authority-data": "%%%"}), "cannot use the kubeconfig"),
-    with_kubeconfig(cluster(**{"proxy-url": "nonsense"}), "nonsense"),
+    with_kubeconfig(cluster(server="https://me:secret@127.0.0.1:1"), NO_SERVER),
+    with_kubeconfig(cluster(**{"proxy-url": "nonsense"}), NO_PROXY),
+    with_kubeconfig(cluster(**{"proxy-url": "socks5://me:secret@127.0.0.1:1"}), NO_PROXY),
+    with_kubeconfig(cluster(**{"proxy-url": "http://me:secret@127.0.0.1:port"}), NO_PROXY),
+    with_kubeconfig(cluster(**{"proxy-url": "http://me:secret@127.0.0.1:1"}), "cannot reach https://127.0.0.1:1: "),
     with_kubeconfig(user(token=f"a{ESCAPES}"), "has a token that no HTTP header can contain"),
     with_kubeconfig(user(token="a\r\nX-Header: b"), "has a token that no HTTP header can contain"),
     with_kubeconfig(user(tokenFile="none"), "No such file or directory"),
@@ -431,6 +436,7 @@ def test_one_line_names_the_fault(
     assert len(err) <= ERROR_MAX + len(ADVICE)
     assert row.text in err
     assert "Value error" not in err
+    assert "secret@" not in err
 
 
 def test_the_table_has_enough_inputs_and_none_twice() -> None:
