@@ -26,7 +26,8 @@ V = TypeVar("V")
 
 CONNECTIONS_MAX: Final = 32
 """More connections would only wait in the API server's priority and fairness queues."""
-CONNECT_SECONDS: Final = 10.0
+CONNECT_SECONDS: Final = 5.0
+"""Less than usual time limits of a request, so that the error about an unreachable address advises no longer limit."""
 
 
 class Transport:

@@ -20,6 +20,7 @@ from podidentity.exits import StartError
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError, NoResponse, TimedOut
+from podidentity.kube.transport import CONNECT_SECONDS
 from podidentity.resources import PODS
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.memory_api import MemoryApi
@@ -50,6 +51,10 @@ def test_each_command_that_reads_a_cluster_has_all_of_them() -> None:
 )
 def test_the_time_limit_has_kubectls_syntax(text: str, seconds: float) -> None:
     assert CliContext({}, Path).settings("", text).request_seconds == seconds
+
+
+def test_an_address_is_unreachable_before_a_request_takes_too_long() -> None:
+    assert CliContext({}, Path).settings().request_seconds > CONNECT_SECONDS
 
 
 @pytest.mark.parametrize("text", ["", "ten", "1.5", "-1s", "-1", "\u0661"])
