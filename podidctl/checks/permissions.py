@@ -24,7 +24,10 @@ REMOVE: Final = (
     "manifests run kubectl delete -f deploy/manifests/type-upgrade.yaml"
 )
 RIGHTS: Final = "rights"
-RESTORE: Final = "restore its roles: helm upgrade, or kubectl apply -f deploy/manifests/deployment-rbac.yaml"
+RESTORE: Final = (
+    "restore its roles: helm upgrade with the release's values; without helm kubectl auth reconcile -f "
+    "deploy/manifests/deployment-rbac.yaml, which restores roles only and cannot decode the CustomResourceDefinitions"
+)
 READ_BINDINGS: Final = "list on clusterroles and clusterrolebindings of rbac.authorization.k8s.io"
 
 

@@ -1,5 +1,5 @@
 """No text recommends the installation from a package index: the project owns no name there, so that a package with its
-name would be of others. A path or a URL of a wheel is permitted.
+name would be of others. A path or a URL of a wheel is permitted. No text applies a file whose image is a placeholder.
 """
 
 import re
@@ -16,18 +16,39 @@ FROM_AN_INDEX: Final = re.compile(
     re.IGNORECASE,
 )
 
+APPLIED: Final = re.compile(r"\bkubectl (?:apply|create|replace)(?: -\S+)* (?:-f|--filename)[ =](deploy/[\w./-]+)")
+PLACEHOLDER: Final = re.compile(r"image: .*\bREGISTRY\b")
+
 
 def joined(text: str) -> str:
     """Return *text* with adjacent string literals of Python joined, and without line breaks."""
     return re.sub(r"\s+", " ", re.sub(r"\"\s*\n\s*f?\"", "", text))
 
 
-def test_no_file_recommends_a_package_of_an_index() -> None:
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    """Return the text of each file of the project, by its path."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    files = [ROOT / name for name in listed.split("\0") if name]
-    texts = [(file, file.read_bytes().decode(errors="replace")) for file in files if file.is_file()]
-    assert len(texts) > 1000
-    assert [str(file) for file, text in texts if FROM_AN_INDEX.search(joined(text))] == []
+    names = [name for name in listed.split("\0") if (ROOT / name).is_file()]
+    read = {name: joined((ROOT / name).read_bytes().decode(errors="replace")) for name in names}
+    assert len(read) > 1000
+    return read
+
+
+def test_no_file_recommends_a_package_of_an_index(texts: dict[str, str]) -> None:
+    assert [name for name, text in texts.items() if FROM_AN_INDEX.search(text)] == []
+
+
+def test_no_command_applies_an_image_that_is_a_placeholder(texts: dict[str, str]) -> None:
+    """`sed` replaces the placeholder in the other commands."""
+    applied = {(name, path.rstrip(".")) for name, text in texts.items() for path in APPLIED.findall(text)}
+    assert ("docs/migration.md", "deploy/crds") in applied
+    assert [
+        (name, path)
+        for name, path in applied
+        for file in ((ROOT / path).glob("*.yaml") if (ROOT / path).is_dir() else [ROOT / path])
+        if PLACEHOLDER.search(file.read_text())
+    ] == []
 
 
 @pytest.mark.parametrize(
