@@ -36,7 +36,7 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
 
     @app.callback()
     def sandbox() -> None:
-        if find_spec("_native.lane") is None:
+        if find_spec("_native") is None or find_spec("_native.lane") is None:
             raise StartError(
                 "the sandbox runs NMI, whose compiled modules this installation omits: with a C compiler, and without "
                 f"NATIVE_OMIT, run {installation('sandbox')}"

@@ -143,6 +143,10 @@ def test_without_a_compiler_podidctl_and_mic_are_complete_and_nmi_names_the_caus
         done = run(python, tmp_path, text, *flags)
         assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
         assert done.stderr.startswith(cause)
+    (native,) = tmp_path.glob("environment/lib/python3*/site-packages/_native")
+    shutil.rmtree(native)  # as in podidctl's image
+    image = run(python, tmp_path, text, *flags)
+    assert (image.returncode, image.stderr) == (done.returncode, done.stderr)
 
 
 def test_a_failed_compilation_names_the_way_without_a_compiler(tmp_path: Path) -> None:

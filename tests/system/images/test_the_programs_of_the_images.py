@@ -90,6 +90,13 @@ READS = ("doctor", "explain pod default/none", "access", "plan --no-azure", "mig
 """Commands of podidctl that read the cluster."""
 
 
+def test_podidctls_image_states_in_one_line_that_it_has_no_sandbox() -> None:
+    image = Image("podidctl")
+    refused = image.run(image.command("sandbox", "demo"))
+    assert refused.stderr.startswith("podidctl: the sandbox runs NMI, whose compiled modules")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+
+
 async def test_podidctl_reads_the_cluster_with_the_service_account_of_its_pod() -> None:
     async with Sandbox(Settings(namespaces=True, programs=False, environment=os.environ)) as sandbox:
         sandbox.folder.chmod(0o711)
