@@ -237,7 +237,7 @@ def _of_values(values: Path | None) -> list[Difference]:
             f"{values} cannot be read as YAML ({' '.join(str(error).split())}): pass helm's values"
         ) from error
     if document is None:
-        return []
+        document = {}
     if not isinstance(document, dict):
         raise StartError(f"{values} contains no values: it must be a map, as `helm get values -o yaml` prints it")
     return check_values(document)

@@ -153,7 +153,11 @@ def _mic_differences(program: InstalledProgram, settings: mic.startup.settings.S
         )
 
 
-_IMAGE_VALUES: Final = ("image.repository", "mic.image", "mic.tag", "nmi.image", "nmi.tag")
+REPOSITORY: Final = re.compile(r"[a-z0-9][a-z0-9.:_/-]*[a-z0-9]")
+THEIR_REPOSITORY: Final = re.compile(r"mcr[.](microsoft[.]com|azk8s[.]cn)/|aad-pod-identity$")
+THEIR_TAG: Final = re.compile(r"v1[.][0-8]([.]|$)")
+"""The rules of the chart (templates/_names.tpl). The repository aad-pod-identity was its default."""
+_OUR_IMAGES: Final = "set it to the registry and path to which you pushed this project's images"
 _REMOVED_VALUES: Final = {
     "rbac.pspEnabled": "Kubernetes has no PodSecurityPolicies since 1.25",
     "installCRDs": "the definitions are in the chart's crds directory, and helm installs them",
@@ -162,15 +166,7 @@ _REMOVED_VALUES: Final = {
 
 def check_values(values: Mapping[str, Any]) -> list[Difference]:
     """Return the differences for the values of a release of the Go implementation's chart."""
-    differences = [
-        fix(
-            f"value {path}",
-            f"is {_value(values, path)!r}, which names an image of the Go implementation",
-            "remove it, or set it to this version's image",
-        )
-        for path in _IMAGE_VALUES
-        if _value(values, path) is not None
-    ]
+    differences = [*_image_differences(values)]
     differences += [
         review(f"value {path}", reason, "remove it") for path, reason in _REMOVED_VALUES.items() if _value(values, path)
     ]
@@ -185,6 +181,23 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
         reason = f"is {rate}; the default is 50 writes per second here and 5 in the Go implementation"
         differences.append(review("value mic.clientQps", reason, "remove it unless the API server needs it"))
     return differences
+
+
+def _image_differences(values: Mapping[str, Any]) -> Iterator[Difference]:
+    repository = _value(values, "image.repository")
+    if repository is None:
+        yield fix("value image.repository", "is missing, and the chart has no default", _OUR_IMAGES)
+    elif THEIR_REPOSITORY.match(str(repository)):
+        what = f"is {repository!r}, where this project's images are not, and the chart refuses it"
+        yield fix("value image.repository", what, _OUR_IMAGES)
+    elif not REPOSITORY.fullmatch(str(repository)):
+        yield fix("value image.repository", f"is {repository!r}, no registry and path in lower case", _OUR_IMAGES)
+    for path in ("mic.tag", "nmi.tag"):
+        if THEIR_TAG.match(tag := str(_value(values, path))):
+            yield fix(f"value {path}", f"is {tag!r}, which names an image of the Go implementation", "remove it")
+    for program in ("mic", "nmi"):
+        if (image := _value(values, f"{program}.image")) not in (None, program):
+            yield review(f"value {program}.image", f"is {image!r}; this project's image is {program}", "remove it")
 
 
 def _value(values: Mapping[str, Any], path: str) -> Any:

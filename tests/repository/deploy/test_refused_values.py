@@ -14,6 +14,14 @@ REFUSED: dict[str, tuple[str, str]] = {
         "names the Go implementation's images, which do not accept this chart's arguments: remove mic.tag and nmi.tag",
         "image: {repository: registry.example/oss/azure/aad-pod-identity}",
     ),
+    "image: {repository: REGISTRY/PATH}": (
+        "image.repository is REGISTRY/PATH, which is no registry and path in lower case: set image.repository to the",
+        "image: {repository: 'localhost:5000/a_b/aad-pod-identity'}",
+    ),
+    "image: {repository: mcr.azk8s.cn/aad-pod-identity}": (
+        "names the Go implementation's images",
+        "image: {repository: registry.example/mcr.azk8s.cn/aad-pod-identity}",
+    ),
     "nmi: {probPort: 8085}": ("probPort", "nmi: {probePort: 8085}"),
     "forceNameSpaced: 'true'": ("forceNameSpaced", "forceNamespaced: 'true'"),
     "rbac: {enable: false}": ("enable", "rbac: {enabled: false}"),
@@ -73,6 +81,12 @@ USELESS: dict[str, str] = {
         "images, for example registry.example/aad-pod-identity (docs/install-on-aks.md, Images, builds and pushes them)"
     ),
     "image:": "image.repository is missing",
+    "image: {repository: aad-pod-identity}": (
+        "image.repository is aad-pod-identity, a former default, which is a path of Docker Hub that this project does "
+        "not own: set image.repository to the registry"
+    ),
+    "image: {repository: registry.example/a/}": "which is no registry and path in lower case: set image.repository",
+    "image: {repository: /aad-pod-identity}": "which is no registry and path in lower case",
     "adminsecret: {cloud: AzurePublicCloud}": "adminsecret.subscriptionID is missing",
     "azureIdentities: {a: {type: 0, clientID: c, binding: {name: b, selector: s}}}": "azureIdentities.a.resourceID is",
     "azureIdentities: {a: {type: 1, clientID: c, binding: {name: b, selector: s}}}": "azureIdentities.a.tenantID is",

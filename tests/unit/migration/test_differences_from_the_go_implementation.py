@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from podidctl.migration import installed_programs
 from podidctl.migration.differences import (
     Difference,
     DifferenceLevel,
@@ -19,9 +20,11 @@ from podidctl.migration.installed_programs import (
     mic_settings,
 )
 from podidentity.resources import Pod, PodMarks, PodMeta, PodSpec, PodStatus
+from tests.support.checkout import ROOT
 from tests.support.migration.objects import ID, binding, exception, identity
 
 FIX, REVIEW, NO_ACTION = DifferenceLevel.FIX, DifferenceLevel.REVIEW, DifferenceLevel.NO_ACTION
+OURS = {"repository": "registry.example/aad-pod-identity"}
 SECRETS = "Secrets of AzureIdentities of type 1 and 2"
 FINE = [identity(), binding()]
 SECRET = {"name": "n"}
@@ -236,9 +239,10 @@ def test_the_go_implementations_chart_and_its_values_require_no_change() -> None
     assert check_programs([nmi(**both), mic(**both)]) == []
     assert check_programs([mic("--clientQps=100")]) == [], "a rate above our default"
     values = {
+        "image": OURS,
         "forceNamespaced": "false",
         "rbac": {"enabled": True, "pspEnabled": False},
-        "mic": {"clientQps": "", "replicas": 2},
+        "mic": {"clientQps": "", "replicas": 2, "image": "mic", "tag": "1.0.0"},
         "nmi": {"allowNetworkPluginKubenet": False, "probePort": "8085"},
         "azureIdentities": None,
     }
@@ -298,14 +302,31 @@ def test_a_variable_without_a_known_value_hides_no_other_flag(flag: str) -> None
 @pytest.mark.parametrize(
     ("values", "about", "level"),
     [
-        ({"nmi": {"tag": "v1.8.17"}}, "nmi.tag", FIX),
+        ({"image": OURS, "nmi": {"tag": "v1.8.17"}}, "nmi.tag", FIX),
+        ({"image": OURS, "mic": {"image": "their-mic"}}, "mic.image", REVIEW),
+        ({}, "image.repository", FIX),
+        ({"image": {"repository": ""}}, "image.repository", FIX),
         ({"image": {"repository": "mcr.microsoft.com/oss/azure/aad-pod-identity"}}, "image.repository", FIX),
-        ({"rbac": {"pspEnabled": True}}, "rbac.pspEnabled", REVIEW),
-        ({"azureIdentities": [{"name": "a"}]}, "azureIdentities", FIX),
-        ({"nmi": {"allowNetworkPluginKubenet": True}}, "nmi.allowNetworkPluginKubenet", REVIEW),
-        ({"mic": {"clientQps": 5}}, "mic.clientQps", REVIEW),
+        ({"image": {"repository": "aad-pod-identity"}}, "image.repository", FIX),
+        ({"image": {"repository": "REGISTRY/PATH"}}, "image.repository", FIX),
+        ({"image": OURS, "rbac": {"pspEnabled": True}}, "rbac.pspEnabled", REVIEW),
+        ({"image": OURS, "azureIdentities": [{"name": "a"}]}, "azureIdentities", FIX),
+        ({"image": OURS, "nmi": {"allowNetworkPluginKubenet": True}}, "nmi.allowNetworkPluginKubenet", REVIEW),
+        ({"image": OURS, "mic": {"clientQps": 5}}, "mic.clientQps", REVIEW),
     ],
 )
 def test_a_value_that_must_be_reviewed_is_reported(values: dict[str, Any], about: str, level: DifferenceLevel) -> None:
     (one,) = check_values(values)
     assert (one.about, one.level) == (f"value {about}", level)
+
+
+def test_the_rules_for_images_are_the_charts() -> None:
+    template = (ROOT / "deploy/charts/aad-pod-identity/templates/_names.tpl").read_text()
+    theirs, former = installed_programs.THEIR_REPOSITORY.pattern.split("/|")
+    for rule in (
+        f"^{theirs}/",
+        f"^{installed_programs.REPOSITORY.pattern}$",
+        f"^{installed_programs.THEIR_TAG.pattern}",
+    ):
+        assert f'regexMatch "{rule}"' in template
+    assert f'eq "{former.removesuffix("$")}" $root.Values.image.repository' in template

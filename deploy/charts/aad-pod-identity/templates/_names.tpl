@@ -44,6 +44,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if regexMatch "^mcr[.](microsoft[.]com|azk8s[.]cn)/" $root.Values.image.repository -}}
 {{- fail (printf "image.repository is %s, %s" $root.Values.image.repository $theirs) -}}
 {{- end -}}
+{{- if eq "aad-pod-identity" $root.Values.image.repository -}}
+{{- fail (printf "image.repository is aad-pod-identity, a former default, which is a path of Docker Hub that this project does not own: set %s" $set) -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z0-9][a-z0-9.:_/-]*[a-z0-9]$" $root.Values.image.repository) -}}
+{{- fail (printf "image.repository is %s, which is no registry and path in lower case: set %s" $root.Values.image.repository $set) -}}
+{{- end -}}
 {{- if regexMatch "^v1[.][0-8]([.]|$)" (default "" $of.tag) -}}
 {{- fail (printf "the tag of image %s is %s, %s" $of.image $of.tag $theirs) -}}
 {{- end -}}
