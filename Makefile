@@ -294,8 +294,9 @@ e2e-cilium: .cilium-folder .node-programs ## Run the tests on a node with a buil
 DOCKER ?= docker
 IMAGES ?= localhost/aad-pod-identity
 IMAGE_FLAGS ?=
-# PLATFORM=linux/arm64 builds for nodes of that architecture; without it, the images are for this machine's.
-PLATFORM ?=
+# make PLATFORM=linux/arm64 builds for nodes of that architecture; without it, the images are for this machine's. A
+# variable of the environment has no effect: others use this name.
+PLATFORM =
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' podidentity/version.py)
@@ -317,6 +318,7 @@ image: ## Build the container images on BASE, for the nodes' PLATFORM
 podidctl-wheel: ## Build a wheel for podidctl into build/podidctl, for all machines; it needs no C compiler
 	@$(PYTHON) -m venv build/podidctl/tools
 	@build/podidctl/tools/bin/pip install -q --disable-pip-version-check --require-hashes -r build.lock
+	@rm -f build/podidctl/*.whl
 	@NATIVE_OMIT=1 build/podidctl/tools/bin/pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w build/podidctl .
 	@echo "install it: pipx install '$$(echo build/podidctl/*.whl)[podidctl]', or the same with the pip of a virtual environment"
 

@@ -7,10 +7,12 @@ complete in it, and NMI refuses to start.
 """
 
 import os
+import shutil
 
 from Cython.Build import cythonize
 from Cython.Compiler import Options
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
@@ -32,6 +34,14 @@ URL = os.environ.get("PROJECT_URL", "").rstrip("/")
 Options.warning_errors = True
 
 
+class BuildOnlySources(build):
+    """A build without the modules that an earlier one left in its folder: a wheel contains all of the folder."""
+
+    def run(self) -> None:  # type: ignore[explicit-override]  # the build has no typing_extensions
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 class BuildNative(build_ext):
     """Compilation of `_native`, with the next action if it fails."""
 
@@ -46,7 +56,7 @@ class BuildNative(build_ext):
 
 
 setup(
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build": BuildOnlySources, "build_ext": BuildNative},
     options={"build_ext": {"parallel": str(os.cpu_count() or 1)}},  # the C compiler takes nine tenths of the time
     project_urls={"Repository": URL, "Changelog": f"{URL}/blob/main/CHANGELOG.md"} if URL else {},
     ext_modules=[]

@@ -6,6 +6,7 @@ import sys
 import tomllib
 from typing import Any, Final
 
+import pytest
 import yaml
 
 from tests.support.checkout import ROOT
@@ -73,6 +74,11 @@ def build_images(*variables: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_images_are_for_the_platform_of_the_nodes() -> None:
     assert build_images("DOCKER=echo", "PLATFORM=linux/arm64").stdout.count(" --platform=linux/arm64 ") == 4
+    assert "--platform" not in build_images("DOCKER=echo").stdout
+
+
+def test_a_platform_in_the_environment_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLATFORM", "of another program")
     assert "--platform" not in build_images("DOCKER=echo").stdout
 
 

@@ -29,6 +29,7 @@ from tools.release.sources import copy
 pytestmark = pytest.mark.timeout(1800)  # the first test compiles _native
 
 Install = Callable[..., Path]
+STALE = "mic/removed_since.py"
 EXTRAS = {
     "nmi": "nmi",
     "mic": "mic",
@@ -53,9 +54,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(copied: Path, folder: Path, **environment: str) -> Path:
-    """Build the wheel of the sources, copied to *copied*, into *folder*."""
+    """Build the wheel of the sources, copied to *copied*, into *folder*. STALE is a file of an earlier build."""
     source = copy(ROOT, copied)
     shutil.rmtree(source / "tests")
+    (source / "build" / "lib" / STALE).parent.mkdir(parents=True)
+    (source / "build" / "lib" / STALE).touch()
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "-w", folder, source], check=True, capture_output=True, env={**os.environ, **environment})
     (made,) = folder.glob("*.whl")
@@ -132,6 +135,7 @@ print(podidctl.__file__)
 def test_without_a_compiler_podidctl_and_mic_are_complete_and_nmi_names_the_cause(tmp_path: Path) -> None:
     wheel = build(tmp_path / "source", tmp_path / "wheel", NATIVE_OMIT="1", CC="/nonexistent")
     assert wheel.name.endswith("-py3-none-any.whl")
+    assert STALE not in zipfile.ZipFile(wheel).namelist()
     python = environment(wheel, tmp_path / "environment")
     done = run(python, tmp_path, EVERY_MODULE)
     assert done.stdout.startswith(str(tmp_path)), done.stderr
