@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from nmi.choices import BootGuardAction
 from nmi.settings import Settings, parse
-from podidentity.exits import StartError, ended, written_output
+from podidentity.exits import StartError, ended, installation, written_output
 from podidentity.machine_sleep import MachineSleptError
 from podidentity.telemetry.late_exposition import import_prometheus
 from podidentity.version import VERSION
@@ -56,8 +56,8 @@ def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
         if not (error.name or "").startswith("_native"):
             raise
         raise StartError(
-            f"the compiled module {error.name} is missing: install NMI by `pip install '.[nmi]'` in a checkout, with a "
-            "C compiler and without NATIVE_OMIT, or from a release's wheel; NMI has no slower replacement for it"
+            f"the compiled module {error.name} is missing, and NMI has no slower replacement for it: with a C "
+            f"compiler, and without NATIVE_OMIT, run {installation('nmi')}"
         ) from error
     return run
 

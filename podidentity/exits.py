@@ -93,9 +93,16 @@ def missing_package(program: str, error: ModuleNotFoundError) -> int:
     return _print_error(program, StartError(line), 2)
 
 
-def installation(extra: str) -> str:
-    """Return the command that installs *extra*. It names no package: the project owns no name on a package index."""
-    return f"pip install '.[{extra}]' in a checkout of this project, or the same with a release's wheel for the dot"
+def installation(extras: str) -> str:
+    """Return the command that installs *extras*, also over an installation without them.
+
+    It names no package: the project owns no name on a package index. Only NMI needs a compiler.
+    """
+    omit = "" if {"nmi", "sandbox"}.intersection(extras.split(",")) else "NATIVE_OMIT=1 "
+    return (
+        f"{omit}pipx install --force '.[{extras}]' in a checkout of this project, or the same with a release's wheel "
+        f"for the dot (in a virtual environment {omit}pip install --force-reinstall)"
+    )
 
 
 def first_error(group: ExceptionGroup[Exception]) -> Exception:

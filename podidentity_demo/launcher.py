@@ -12,7 +12,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in {"", "podidentity_demo"}:
             raise
-        fix = "pip install '.[demo]' in a checkout of aad-pod-identity"
+        fix = (
+            "NATIVE_OMIT=1 pipx install --force '.[demo]' in a checkout of this project, or the same with a release's "
+            "wheel for the dot (in a virtual environment NATIVE_OMIT=1 pip install --force-reinstall)"
+        )
         sys.stderr.write(f"podidentity-demo: the package {package} is missing: {fix}\n")
         return 2
     return run(argv)

@@ -55,7 +55,8 @@ def read_kubeconfig(path: str, context: str = "") -> dict[str, Any]:
             "problem": (
                 f"cannot read the kubeconfig {path} without the package kubernetes ({error}): omit --kubeconfig and "
                 "KUBECONFIG in a cluster, where the service account is sufficient; for that reason no image has this "
-                "package. Elsewhere pip install '.[kubeconfig]' in a checkout of this project"
+                "package. Elsewhere pipx install --force '.[kubeconfig,mic,nmi]' in a checkout of this project (in a "
+                "virtual environment pip install --force-reinstall)"
             )
         }
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from podidentity.exits import installation
 from tests.support.checkout import ROOT
 
 FROM_AN_INDEX: Final = re.compile(
@@ -49,6 +50,25 @@ def test_no_command_applies_an_image_that_is_a_placeholder(texts: dict[str, str]
         for file in ((ROOT / path).glob("*.yaml") if (ROOT / path).is_dir() else [ROOT / path])
         if PLACEHOLDER.search(file.read_text())
     ] == []
+
+
+def test_the_advice_about_an_extra_works_over_an_installation_and_needs_a_compiler_for_nmi_only() -> None:
+    assert installation("report").startswith("NATIVE_OMIT=1 pipx install --force '.[report]' in a checkout")
+    assert "NATIVE_OMIT=1 pip install --force-reinstall" in installation("mic")
+    for extras in ("nmi", "sandbox", "kubeconfig,mic,nmi"):
+        assert installation(extras).startswith(f"pipx install --force '.[{extras}]' in a checkout")
+        assert "NATIVE_OMIT" not in installation(extras)
+
+
+@pytest.mark.parametrize(
+    "module", ["podidentity_demo.launcher", "podidentity.kube.kubeconfig"], ids=["the demo", "a kubeconfig"]
+)
+def test_programs_that_import_nothing_of_the_project_advise_the_same(texts: dict[str, str], module: str) -> None:
+    advice = installation("demo" if module.endswith("launcher") else "kubeconfig,mic,nmi")
+    command, _, in_environment = advice.partition(" in a checkout")
+    text = texts[f"{module.replace('.', '/')}.py"]
+    assert command in text
+    assert in_environment.rpartition("(")[2] in text
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_kubeconfig_is_rejected_with_the_next_action(arguments: list[str]) -> 
     refused = image.run(command, MIC_POD_NAMESPACE="default", **azure)
     assert refused.returncode == 1
     assert f"{name}: cannot read the kubeconfig {config} without the package kubernetes" in refused.stderr
-    assert "pip install '.[kubeconfig]' in a checkout" in refused.stderr
+    assert "pipx install --force '.[kubeconfig,mic,nmi]' in a checkout" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

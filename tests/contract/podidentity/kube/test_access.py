@@ -420,5 +420,5 @@ def test_the_error_names_the_package_to_install_and_why_no_image_has_it(monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     problem = read_kubeconfig("/some/config")["problem"]
     assert problem.startswith("cannot read the kubeconfig /some/config without the package kubernetes")
-    assert "pip install '.[kubeconfig]' in a checkout" in problem
+    assert "pipx install --force '.[kubeconfig,mic,nmi]' in a checkout" in problem
     assert "no image has this package" in problem

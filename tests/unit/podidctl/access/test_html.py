@@ -146,7 +146,7 @@ def test_without_the_extra_one_line_names_it(package: str, monkeypatch: pytest.M
     with pytest.raises(StartError) as raised:
         document(reviewed())
     assert str(raised.value) == MISSING
-    assert "pip install '.[report]' in a checkout" in MISSING
+    assert "NATIVE_OMIT=1 pipx install --force '.[report]' in a checkout" in MISSING
     assert "\n" not in MISSING
 
 
