@@ -13,9 +13,9 @@ NOT_INSTALLED = re.compile(
     r"|trio|twisted)"
 )
 OF_OTHER_IMAGES = re.compile(
-    r"No module named '(?:httptools|podidentity\.http_client\.connection|podidentity_sandbox)'"
+    r"No module named '(?:_native|httptools|podidentity\.http_client\.connection|podidentity_sandbox)'"
 )
-"""What modules need of which podidctl uses none: NMI's server, and `podidctl sandbox`."""
+"""What modules need of which podidctl uses none: the compiled modules, NMI's server, and `podidctl sandbox`."""
 NOT_IMPORTED = {
     # Modules of other platforms.
     *("asyncio.windows_events", "asyncio.windows_utils", "encodings.mbcs", "encodings.oem", "msal.broker"),

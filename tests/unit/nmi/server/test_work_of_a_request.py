@@ -27,9 +27,12 @@ PIECE_MAX: Final = 250
 
 async def status_and_work(data: bytes) -> tuple[int, int]:
     """Return the status of the response to *data* and the bytecodes that it takes."""
-    server = ServerUnderTest()
-    await server.ask(request_bytes())  # fills caches of the standard library
-    connection = FakeConnection()
+    await _status_and_work(data)  # fills caches of the standard library
+    return await _status_and_work(data)
+
+
+async def _status_and_work(data: bytes) -> tuple[int, int]:
+    server, connection = ServerUnderTest(), FakeConnection()
     lane = GeneralLane(connection, server)
     with Work() as work:
         lane.data_received(data)
