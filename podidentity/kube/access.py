@@ -293,7 +293,7 @@ async def _read_kubeconfig(path: str, context: str) -> _KubeconfigContent:
             path,
             context,
             stdout=asyncio.subprocess.PIPE,
-            process_group=0 if own_group else None,
+            start_new_session=own_group,  # uvloop has no process_group
         )
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise AccessError(

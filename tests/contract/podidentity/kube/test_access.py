@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -51,6 +52,11 @@ async def test_a_kubeconfig_contains_address_and_credentials(tmp_path: Path) -> 
     assert await access.authorization() == "Bearer abc"
     assert access.ssl is not None
     assert access.ssl.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_the_event_loop_of_nmi_reads_a_kubeconfig_too(tmp_path: Path) -> None:
+    access = uvloop.run(from_kubeconfig(kubeconfig(tmp_path / "config", {"token": "t"})))
+    assert access.namespace == "mine"
 
 
 async def test_a_context_is_selected_by_its_name(tmp_path: Path) -> None:
