@@ -21,7 +21,8 @@ def container(text: str) -> dict[str, Any]:
 
 
 def test_the_arguments_are_valid_for_the_demo_after_all_ids_are_inserted(capsys: pytest.CaptureFixture[str]) -> None:
-    filled = re.sub("SUBSCRIPTION_ID|CLIENT_ID|RESOURCE_GROUP", "x", FILE.read_text())
+    text = FILE.read_text().replace("REGISTRY/PATH", "registry.example/aad-pod-identity")
+    filled = re.sub("SUBSCRIPTION_ID|CLIENT_ID|RESOURCE_GROUP", "x", text)
     parsed = parse(container(filled)["args"], {})
     assert (parsed.subscription, parsed.client_id, parsed.resource_group) == ("x", "x", "x")
     assert program_of(container(filled)["image"]) == "demo"

@@ -42,8 +42,10 @@ def installed(cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch) -> Memory
 
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
-    """Restore the handlers that pytest has."""
+    """Restore the handlers that pytest has. No signal is ignored, also if the tests run under nohup."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

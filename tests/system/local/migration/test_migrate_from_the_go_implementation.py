@@ -118,8 +118,8 @@ def test_values_of_the_go_implementations_chart_are_reviewed(
 ) -> None:
     (tmp_path / "values.yaml").write_text("nmi: {tag: v1.8.17}\n")
     assert main([*COMMAND, "--values", str(tmp_path / "values.yaml"), "-o", "yaml"]) == 3
-    (finding,) = yaml.safe_load(capsys.readouterr().out)["findings"]
-    assert finding["about"] == "value nmi.tag"
+    findings = yaml.safe_load(capsys.readouterr().out)["findings"]
+    assert {finding["about"] for finding in findings} == {"value nmi.tag", "value image.repository"}
 
 
 async def test_a_cluster_without_the_go_implementations_programs_is_recognised_by_its_objects(

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,6 +10,14 @@ from podidctl.verify.pod import CANARY_LABELS
 from tests.support.mic.emulated_cloud import EmulatedCloud
 from tests.support.mic.preview.run_programs import run
 from tests.support.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def _hangups_end_programs() -> Iterator[None]:
+    """The tests may run under nohup, and their programs inherit what it ignores."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
