@@ -7,12 +7,12 @@ import typer
 from rich.console import Console
 
 from podidctl.commands.connection import NAME_PATTERN, REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
-from podidctl.commands.doctor import show as show_report
 from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, examples, print_report
 from podidctl.preflight.checks import Preflight, preflight
 from podidctl.preflight.reader import read_state
 from podidctl.report.documents import Report
 from podidctl.report.finding import Level, exit_code
+from podidctl.report.findings_table import show as show_report
 from podidctl.report.text import Output, print_line, print_text
 from podidentity.telemetry.logs import LogFormat, configure
 

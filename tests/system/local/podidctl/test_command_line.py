@@ -27,7 +27,7 @@ def test_a_pod_is_named_with_its_namespace_as_prefix_or_flag(name: str) -> None:
     assert str(caught.value).isprintable(), "it cannot control the terminal"
 
 
-USED = {"token": {COMMANDS["explain"]}, "preflight": {COMMANDS["doctor"]}}
+USED = {"token": {COMMANDS["explain"]}}
 """The modules of other commands that a command uses."""
 LIST_MODULES = "import sys; from podidctl.cli import main; main(sys.argv[1:]); print(*sorted(sys.modules))"
 

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from mic.startup.object_upgrade import KINDS
-from podidctl.commands.doctor import FINDINGS_MAX, show
 from podidctl.facts.kinds import ContainerState, ContainerStatus, Daemon, Event, WaitingState
 from podidctl.facts.model import DaemonUses, Facts, Locks, ObjectReference, ReadFailure, Right, Rights
 from podidctl.reading.daemons import unassigned_pods
 from podidctl.report.documents import Report, check_result
 from podidctl.report.finding import Finding, Level, by_cause, exit_code, problem, warning
+from podidctl.report.findings_table import FINDINGS_MAX, show
 from podidentity.report import SOMETHING_TO_DO
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind
 from tests.support.nmi_objects import assigned_identity, pod

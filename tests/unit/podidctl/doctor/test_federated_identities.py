@@ -9,10 +9,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from podidctl.commands.doctor import MANIFEST_LINES_MAX, show
 from podidctl.facts.model import FederatedAccess, ReadFailure, ServerState
 from podidctl.report.documents import CheckResult, Report, check_result
 from podidctl.report.finding import Finding, Level
+from podidctl.report.findings_table import MANIFEST_LINES_MAX, show
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import AzureIdentity
 from tests.support.nmi_objects import CLIENT_ID, assigned_identity, binding, exception, pod

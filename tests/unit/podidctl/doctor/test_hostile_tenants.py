@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from podidctl.checks.bindings import check_selectors
-from podidctl.commands.doctor import FINDINGS_MAX, shortened, show
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import served_pairs
 from podidctl.facts.kinds import PLACED_NODES
 from podidctl.facts.model import Facts, ReadFailure
 from podidctl.report.documents import Report, check_result
 from podidctl.report.finding import Finding, Level
+from podidctl.report.findings_table import FINDINGS_MAX, shortened, show
 from podidentity.kube.decoding import Malformed, decode_object
 from podidentity.report import TEXT_MAX
 from podidentity.resources import (
