@@ -124,6 +124,12 @@ def _advice(error: Exception) -> str:
             return str(error)
 
 
+def check_namespace(name: str) -> None:
+    """Raise typer.BadParameter if no namespace can have this *name*."""
+    if not NAME_PATTERN.fullmatch(name):
+        raise typer.BadParameter(f"-n {name!a} is not a namespace name; see kubectl get namespaces")
+
+
 def parse_pod_name(name: str, namespace: str, usual: str, what: str = "a pod name") -> tuple[str, str]:
     """Return namespace and name from `NS/NAME`, or from `NAME` with *namespace*, else *usual*. *what*: for the error.
     Raises typer.BadParameter.
@@ -131,8 +137,8 @@ def parse_pod_name(name: str, namespace: str, usual: str, what: str = "a pod nam
     before, slash, after = name.rpartition("/")
     if not all(map(NAME_PATTERN.fullmatch, (before, after) if slash else (after,))):
         raise typer.BadParameter(f"{name!a} is not {what}; write NAMESPACE/NAME, or NAME with -n NAMESPACE")
-    if namespace and not NAME_PATTERN.fullmatch(namespace):
-        raise typer.BadParameter(f"-n {namespace!a} is not a namespace name; see kubectl get namespaces")
+    if namespace:
+        check_namespace(namespace)
     if not slash:
         return namespace or usual, name
     if namespace not in {"", before}:

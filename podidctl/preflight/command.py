@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from podidctl.commands.connection import NAME_PATTERN, REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, check_namespace, connect
 from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, examples, print_report
 from podidctl.preflight.checks import Preflight, preflight
 from podidctl.preflight.reader import read_state
@@ -37,8 +37,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         """
         configure(LogFormat.TEXT, 0)
         settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
-        if not NAME_PATTERN.fullmatch(namespace):
-            raise typer.BadParameter(f"-n {namespace!a} is not a namespace name; see kubectl get namespaces")
+        check_namespace(namespace)
         report = asyncio.run(_check(settings, namespace, repository))
         print_report(report, output, show)
         raise typer.Exit(exit_code((finding.level for finding in report.findings), Level.PROBLEM))

@@ -9,7 +9,14 @@ import typer
 from rich.console import Console
 
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import NAME_PATTERN, REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
+from podidctl.commands.connection import (
+    NAME_PATTERN,
+    REQUEST_TIMEOUT,
+    CliContext,
+    ClusterSettings,
+    check_namespace,
+    connect,
+)
 from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, examples, print_report
 from podidctl.report.finding import COLORS, Level, exit_code
 from podidctl.report.text import Output, grouped, listed, print_error, print_line, print_table
@@ -67,8 +74,8 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         namespace of the canary pods create, get, list and delete pods.
         """
         configure(LogFormat.TEXT, 0)
-        if namespace and not NAME_PATTERN.fullmatch(namespace):
-            raise typer.BadParameter(f"-n {namespace!a} is not a namespace name; see kubectl get namespaces")
+        if namespace:
+            check_namespace(namespace)
         wrong = next((name for name in node or () if not NAME_PATTERN.fullmatch(name)), None)
         if wrong is not None:
             raise typer.BadParameter(f"--node {wrong!a} is not a node name; see kubectl get nodes")
