@@ -19,6 +19,7 @@ from podidctl.preflight.state import (
     Trial,
 )
 from podidctl.reading.daemons import list_daemons
+from podidctl.reading.objects import RUNNING
 from podidctl.reading.reader import SERVER, read, reads
 from podidctl.reading.requests import decoded, or_failure, or_none
 from podidctl.verify.canary_outcome import UNAUTHORIZED
@@ -55,7 +56,7 @@ async def read_state(client: Client, namespace: str, repository: str = "") -> Cl
         facts,
         nodes=await or_failure(client.list(PLACED_NODES)),
         groups=await or_failure(_groups(client)),
-        pods=await or_failure(client.list(PORT_PODS, field_selector="status.phase!=Succeeded,status.phase!=Failed")),
+        pods=await or_failure(client.list(PORT_PODS, field_selector=RUNNING)),
     )
     if state.has_cilium:
         state = replace(

@@ -11,6 +11,7 @@ import msgspec
 
 from podidctl.facts.kinds import PlacedNode
 from podidctl.facts.model import Facts, ReadFailure
+from podidctl.facts.workloads import DAEMON_SETS, controller
 from podidentity.resources import Kind, Resource, Wire
 
 SYSTEM: Final = "kube-system"
@@ -63,8 +64,8 @@ class PortPod(Resource, frozen=True):
     @property
     def system_daemon_set(self) -> str:
         """The DaemonSet in kube-system that runs the pod; empty if none does."""
-        owners = (self.metadata.owner_references or ()) if self.metadata.namespace == SYSTEM else ()
-        return next((owner.name for owner in owners if owner.kind == "DaemonSet" and owner.controller), "")
+        owner = controller(self) if self.metadata.namespace == SYSTEM else None
+        return owner.name if owner is not None and owner.kind == DAEMON_SETS.name else ""
 
 
 class ConfigMap(Resource, frozen=True):

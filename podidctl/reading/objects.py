@@ -61,7 +61,8 @@ LABELS_MAX: Final = 64
 """Labels of each of them that are compared, in the order of their keys."""
 KEYS_MAX: Final = 10_000
 """Different keys that are compared: tenants choose them, and a comparison may take 0.1 ms."""
-_RUNNING: Final = "status.phase!=Succeeded,status.phase!=Failed"
+RUNNING: Final = "status.phase!=Succeeded,status.phase!=Failed"
+"""Field selector of the pods that have not ended."""
 _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -135,7 +136,7 @@ async def read_mislabelled(client: Client, _: Facts) -> dict[str, MeantLabel]:
             judged[key] = bool(meant_as_label([key]))
         return judged.get(key, False)
 
-    pages = client.pages(PODS, field_selector=_RUNNING, label_selector=f"!{BINDING_LABEL}")
+    pages = client.pages(PODS, field_selector=RUNNING, label_selector=f"!{BINDING_LABEL}")
     async with aclosing(pages):
         async for page in pages:
             if page.first:
@@ -220,9 +221,9 @@ async def read_owner(client: Client, pod: Pod) -> Owner | None:
     """
     owner: Owner | None = None
     item: Resource = pod
+    kinds = {(kind.api_version, kind.name): kind for kind in TEMPLATED}
     for _ in range(OWNERS_MAX):
         reference = controller(item) or OwnerReference()
-        kinds = {(kind.api_version, kind.name): kind for kind in TEMPLATED}
         kind = kinds.get((reference.api_version, reference.kind))
         if kind is None:
             break
