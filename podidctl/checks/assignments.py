@@ -43,17 +43,13 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     """Return the link for the AzureAssignedIdentity of the pod and *identity*; if there are several, for the served
     one.
     """
-    links = [
-        _existing_assignment_link(case, assigned)
-        for assigned in case.facts.assigned
-        if assigned.spec.azure_identity_ref.key == identity.key
-    ]
+    links = [_existing_assignment_link(case, assigned) for assigned in case.assigned.get(identity.key, ())]
     if links:
         return next((link for link in links if link.level is Level.OK), links[0])
     about = f"for {'/'.join(identity.key)}"
     if identity.spec.type == IdentityType.USER_ASSIGNED and (host := host_link(case)).level is Level.PROBLEM:
         return problem("assigned identity", f"MIC creates none: {host.message}", host.next, about=about)
-    bindings = ["/".join(candidate.binding.key) for candidate in case.candidates if candidate.identity == identity]
+    bindings = ["/".join(binding.key) for binding in case.bindings_of.get(identity.key, ())]
     said = assignment_failure(readable(case.facts.events), case.facts.server_time, bindings)
     message = "MIC has not created one for this pod and identity"
     then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"

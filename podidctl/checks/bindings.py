@@ -23,10 +23,10 @@ from podidctl.evaluation.pod import (
 )
 from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.evaluation.tokens import SIGN_IN_TYPES, TYPE_NAMES, describe_token_source, unknown_cloud_note
-from podidctl.facts.model import Facts, NmiConfiguration, ObjectReference, ReadFailure
+from podidctl.facts.model import Facts, IdentityKey, NmiConfiguration, ObjectReference, ReadFailure
 from podidctl.facts.settings import NO_NODE, mic_policy
 from podidctl.report.documents import Outcome
-from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning, without_fault
 from podidctl.report.text import by_turns, grouped, listed, namespace_of
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.report import counted
@@ -103,10 +103,7 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
     others_are_well = (
         not all(candidate.restriction for candidate in case.candidates) or case.decision.outcome is Outcome.GRANTED
     )
-    served = case.decision.assigned.identity.key if case.decision.assigned is not None else None
-    has_own = any(candidate.binding.metadata.namespace == case.namespace for candidate in case.candidates)
-    has_usable = has_own or any(map(_is_usable, case.candidates))
-    seen: set[tuple[str, str]] = set()
+    seen: set[IdentityKey] = set()
     namespaces = namespaces_by_name(case)
     for candidate in case.candidates:
         binding, _, restriction = candidate
@@ -115,30 +112,15 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
             yield ok("binding", message, about="/".join(binding.key))
             continue
         links = _candidate_links(case, candidate, seen, namespaces)
-        namespace = binding.metadata.namespace
-        has_other = served is not None or has_own or (has_usable and not _is_usable(candidate))
-        if namespace != case.namespace and has_other and served != (namespace, binding.spec.azure_identity):
-            links = map(_not_needed, links)
-        yield from links
+        is_needed = case.depends_on((binding.metadata.namespace, binding.spec.azure_identity))
+        yield from links if is_needed else map(without_fault, links)
     for assigned in case.facts.assigned if not case.managed else ():
         if assigned.spec.azure_identity_ref.key not in seen:
             yield unbound_assignment_link(case, assigned)
 
 
-def _is_usable(candidate: Candidate) -> bool:
-    identity = candidate.identity
-    return identity is not None and not candidate.restriction and not misconfigured(identity)
-
-
-def _not_needed(link: Finding) -> Finding:
-    """Return the link of another namespace's binding without its fault: any tenant can create such a binding."""
-    if link.level is not Level.PROBLEM:
-        return link
-    return ok(link.check, f"of another namespace, and the pod does not depend on it: {link.message}", about=link.about)
-
-
 def _candidate_links(
-    case: PodCase, candidate: Candidate, seen: set[tuple[str, str]], namespaces: Mapping[str, Sequence[str]]
+    case: PodCase, candidate: Candidate, seen: set[IdentityKey], namespaces: Mapping[str, Sequence[str]]
 ) -> Iterator[Finding]:
     """Yield the links of a binding, and of its identity if it is not one of *seen*, to which it is added."""
     binding, identity, restriction = candidate

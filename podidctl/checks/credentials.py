@@ -14,9 +14,9 @@ from podidctl.evaluation.needs import CHECKED_MAX, NOT_READ, READ_PERMISSION, ne
 from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.refusals import RECENT_SECONDS, is_latest, is_of_credential, names_unassigned, recent_refusal
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of, audience_of
-from podidctl.facts.model import ReadFailure, RecentRefusal
+from podidctl.facts.model import ReadFailure, RecentRefusal, SecretCheck
 from podidctl.report.documents import Outcome
-from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning, without_fault
 from podidctl.report.text import by_turns, grouped, listed
 from podidentity.azure.federation import Exchange
 from podidentity.report import counted
@@ -36,18 +36,21 @@ def secret_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of each Secret that the pod's service principals need."""
     for identity in case.identities:
         application = application_of(case.settings, identity)
-        if application is None or identity.key not in case.credentials:
-            continue
-        about = application.secret
-        match case.credentials[identity.key]:
-            case CredentialError() as error:
-                # NMI's message states the fault, and the next action after a colon.
-                message, _, then = error.message.partition(": ")
-                yield problem("secret", message, then or error.message, about=about)
-            case ReadFailure(reason):
-                yield unknown("secret", f"it could not be checked: {reason}", READ_PERMISSION, about=about)
-            case None:
-                yield ok("secret", "it exists and has the keys that NMI reads", about=about)
+        if application is not None and identity.key in case.credentials:
+            link = _secret_link(application.secret, case.credentials[identity.key])
+            yield link if case.depends_on(identity.key) else without_fault(link)
+
+
+def _secret_link(about: str, check: SecretCheck) -> Finding:
+    match check:
+        case CredentialError() as error:
+            # NMI's message states the fault, and the next action after a colon.
+            message, _, then = error.message.partition(": ")
+            return problem("secret", message, then or error.message, about=about)
+        case ReadFailure(reason):
+            return unknown("secret", f"it could not be checked: {reason}", READ_PERMISSION, about=about)
+        case None:
+            return ok("secret", "it exists and has the keys that NMI reads", about=about)
 
 
 def token_links(case: PodCase) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import CHECKED_MAX, used_hosts
 from podidctl.evaluation.pod import PodCase
 from podidctl.facts.model import ReadFailure
-from podidctl.report.finding import Finding, Level, ok, problem, unknown
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, without_fault
 from podidctl.report.text import by_turns, listed
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_user_assigned
@@ -24,26 +24,29 @@ def azure_links(case: PodCase) -> Iterator[Finding]:
     """Yield the links of the node's host and of the pod's user-assigned identities on it; none if the pod needs none
     there.
     """
-    wanted = _required_identity_ids(case)
+    wanted = [(identity, parsed) for identity in _intended_identities(case) if (parsed := _id_on_azure(identity))]
     if not wanted:
         return
-    yield host_link(case)
+    needed = {parsed.key for identity, parsed in wanted if case.depends_on(identity.key)}
+    yield host_link(case) if needed else without_fault(host_link(case))
     if case.host is None:
         return
-    for identity_id in wanted.values():
-        yield _attached(case, case.host, identity_id)
-    for identity in _intended_identities(case):
+    for key, parsed in {parsed.key: parsed for _, parsed in wanted}.items():
+        link = _attached(case, case.host, parsed)
+        yield link if key in needed else without_fault(link)
+    for identity, _ in wanted:
         if reason := _client_id_mismatch(case, identity):
             then = f"correct AzureIdentity {'/'.join(identity.key)} with kubectl edit"
-            yield problem("client id", reason, then, about="/".join(identity.key))
+            link = problem("client id", reason, then, about="/".join(identity.key))
+            yield link if case.depends_on(identity.key) else without_fault(link)
 
 
 def _client_id_mismatch(case: PodCase, identity: AzureIdentity) -> str:
     """Return why MIC does not assign the user-assigned *identity* although it is attached to the host, by MIC's own
     check.
     """
-    attached = parse_user_assigned(identity.spec.resource_id)
-    if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None:
+    attached = _id_on_azure(identity)
+    if attached is None:
         return ""
     there = case.azure.attached.get(attached.key) if isinstance(case.azure, HostIdentities) else None
     return mismatch(identity, there)
@@ -60,19 +63,15 @@ def _intended_identities(case: PodCase) -> list[AzureIdentity]:
     return list({(identity.key, identity.spec.client_id): identity for identity in (*case.bound, *served)}.values())
 
 
-def _required_identity_ids(case: PodCase) -> dict[str, UserAssignedIdentity]:
-    """Return the identities that must be attached to the node's host, by key."""
-    user_assigned = (
-        identity for identity in _intended_identities(case) if identity.spec.type == IdentityType.USER_ASSIGNED
-    )
-    ids = (parse_user_assigned(identity.spec.resource_id) for identity in user_assigned)
-    return {parsed.key: parsed for parsed in ids if parsed is not None}
+def _id_on_azure(identity: AzureIdentity) -> UserAssignedIdentity | None:
+    """Return the id that must be attached to the node's host; None if *identity* is not user-assigned, or malformed."""
+    return parse_user_assigned(identity.spec.resource_id) if identity.spec.type == IdentityType.USER_ASSIGNED else None
 
 
 def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
     """Return why IMDS has no token of *identity* on the pod's node; empty if it has one or this is unknown."""
-    attached, host = parse_user_assigned(identity.spec.resource_id), case.host
-    if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
+    attached, host = _id_on_azure(identity), case.host
+    if attached is None or host is None:
         return ""
     link = _attached(case, host, attached)
     return link.message if link.level is Level.PROBLEM else _client_id_mismatch(case, identity)
@@ -134,8 +133,8 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
     failed = [key.rpartition("/")[2] for key, response in responses.items() if isinstance(response, AzureError)]
     compared = faults = 0
     for identity in by_turns(objects.identities, lambda identity: identity.metadata.namespace):
-        parsed = parse_user_assigned(identity.spec.resource_id)
-        if identity.spec.type != IdentityType.USER_ASSIGNED or parsed is None:
+        parsed = _id_on_azure(identity)
+        if parsed is None:
             continue
         attached = next(
             (identities.attached[parsed.key] for identities in successful if parsed.key in identities.attached), None

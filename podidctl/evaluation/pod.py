@@ -3,13 +3,14 @@
 The prediction ends before the token fetch: Azure's response is known only after a real request.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Final, NamedTuple
 
 from mic.azure.identities import HostIdentities
+from mic.decisions.assignments import misconfigured
 from nmi.choices import OperationMode
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.assignments import ASSIGNED_MAX, assigned_order
@@ -40,6 +41,7 @@ from podidctl.facts.model import (
 )
 from podidctl.facts.settings import configuration_of, on_node
 from podidctl.report.documents import Outcome
+from podidctl.report.text import grouped
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity.resources import (
@@ -246,6 +248,33 @@ class PodCase:
             for binding in sorted(selecting, key=lambda binding: binding.key)
         ]
 
+    def depends_on(self, key: IdentityKey) -> bool:
+        """Return whether a fault of this AzureIdentity may be the reason for which the pod gets no token. That of
+        another namespace is not if the pod has another one: any tenant can create bindings that select others' pods.
+        """
+        return key[0] == self.namespace or key in self._needed_elsewhere
+
+    @cached_property
+    def _needed_elsewhere(self) -> Collection[IdentityKey]:
+        if self.decision.assigned is not None:
+            return {self.decision.assigned.identity.key}
+        if any(namespace == self.namespace for namespace, _ in self.bindings_of):
+            return ()
+        usable = {identity.key for identity in self.bound if not misconfigured(identity)}
+        return usable or {*self.bindings_of, *(identity.key for identity in self.identities)}
+
+    @cached_property
+    def bindings_of(self) -> Mapping[IdentityKey, Sequence[AzureIdentityBinding]]:
+        """The bindings that select the pod, by the keys of the identities that they name."""
+        bindings = (candidate.binding for candidate in self.candidates)
+        return grouped(((its.metadata.namespace, its.spec.azure_identity), its) for its in bindings)
+
+    @cached_property
+    def assigned(self) -> Mapping[IdentityKey, Sequence[AzureAssignedIdentity]]:
+        """The AzureAssignedIdentities that name the pod, by the keys of their identities; none in managed mode."""
+        assigned = () if self.managed else self.facts.assigned
+        return grouped((its.spec.azure_identity_ref.key, its) for its in assigned)
+
     @cached_property
     def _identities(self) -> Mapping[IdentityKey, AzureIdentity]:
         return {identity.key: identity for identity in self.facts.identities}
@@ -281,7 +310,7 @@ class PodCase:
         """
         ages, clock = self.facts.created_at, self.facts.server.ahead_seconds
         of_identity = ages.get(ObjectReference(IDENTITIES.plural, *identity.key))
-        times = [ages[binding] for binding in self._bindings_of(identity) if binding in ages]
+        times = [ages[binding] for binding in self._references(identity) if binding in ages]
         since = self.pod.since if isinstance(self.pod, DatedPod) else None
         if clock is None or since is None or of_identity is None or not times:
             return None
@@ -294,17 +323,14 @@ class PodCase:
         ages, uids = self.facts.created_at, {"", self.pod.metadata.uid}
         assigned = [
             ObjectReference(ASSIGNED_IDENTITIES.plural, *its.key)
-            for its in self.facts.assigned
-            if its.spec.azure_identity_ref.key == identity.key
-            and not its.metadata.deletion_timestamp
-            and its.metadata.annotation(POD_UID_ANNOTATION) in uids
+            for its in self.assigned.get(identity.key, ())
+            if not its.metadata.deletion_timestamp and its.metadata.annotation(POD_UID_ANNOTATION) in uids
         ]
-        needed = self._bindings_of(identity) if self.managed else assigned
+        needed = self._references(identity) if self.managed else assigned
         return any(ages.get(reference, at) <= at for reference in needed)
 
-    def _bindings_of(self, identity: AzureIdentity) -> Sequence[ObjectReference]:
-        several = [candidate.binding.key for candidate in self.candidates if candidate.identity == identity]
-        return [ObjectReference(BINDINGS.plural, *key) for key in several]
+    def _references(self, identity: AzureIdentity) -> Sequence[ObjectReference]:
+        return [ObjectReference(BINDINGS.plural, *its.key) for its in self.bindings_of.get(identity.key, ())]
 
     @cached_property
     def identities(self) -> Sequence[AzureIdentity]:

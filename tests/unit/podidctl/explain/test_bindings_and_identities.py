@@ -5,14 +5,29 @@ from typing import Any
 import msgspec
 import pytest
 
+from mic.azure.identities import Attached, HostIdentities
+from nmi.tokens.secrets import CredentialError
 from podidctl.checks.bindings import BY_MIC, correct
+from podidctl.checks.explanation import explain
 from podidctl.commands.token import predict
 from podidctl.facts.kinds import Variable, VariableContainer, VariablePod, VariablePodSpec
 from podidctl.report.documents import Link, LinkState, Outcome
 from podidentity.kube.ignored_fields import REMEDY
-from podidentity.resources import CREATED, AzureIdentityBinding, AzureIdentitySpec, SecretReference
-from tests.support.nmi_objects import NODE, RESOURCE, assigned_identity, binding, exception, identity, pod
+from podidentity.resources import CREATED, AzureIdentity, AzureIdentityBinding, AzureIdentitySpec, SecretReference
+from tests.support.nmi_objects import (
+    CLIENT_ID,
+    NODE,
+    OTHER_ID,
+    RESOURCE,
+    assigned_identity,
+    binding,
+    exception,
+    identity,
+    pod,
+    resource_id,
+)
 from tests.support.podidctl.prediction_inputs import broken, explain_pod, facts, labelled, only, rules, states
+from tests.support.work import Work
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
@@ -94,6 +109,11 @@ def test_a_binding_of_another_team_is_not_the_reason_if_the_pods_own_is_broken()
 
 
 MALFORMED = msgspec.structs.replace(identity("bad", namespace="far"), spec=AzureIdentitySpec(type=0, resource_id="/x"))
+PRINCIPAL = AzureIdentitySpec(
+    type=1, tenant_id="t", client_id="c", client_password=SecretReference(name="s", namespace="far")
+)
+ATTACHED = Attached(resource_id("id"), CLIENT_ID)
+ON_HOST = {"azure": HostIdentities(attached={resource_id("id").lower(): ATTACHED})}
 FAULTY = {
     "missing": (binding(namespace="far", identity_name="nothing"),),
     "unnamed": (binding(namespace="far", identity_name=""),),
@@ -113,6 +133,68 @@ def test_a_faulty_binding_of_another_namespace_is_no_fault_of_a_granted_pod(
     assert explanation.answer.outcome is Outcome.GRANTED
     assert "create" not in "".join(link.next for link in explanation.links)
     assert any("the pod does not depend on it: " in link.says for link in explanation.links)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "state"),
+    [
+        (
+            msgspec.structs.replace(identity("other", namespace="far"), spec=PRINCIPAL),
+            {"secrets": {("far", "other"): CredentialError("Secret far/s does not exist: create it", code="x")}},
+        ),
+        (identity("other", namespace="far"), ON_HOST),
+        (
+            msgspec.structs.replace(
+                identity("other", namespace="far"),
+                spec=AzureIdentitySpec(type=0, resource_id=resource_id("id"), client_id=OTHER_ID),
+            ),
+            ON_HOST,
+        ),
+    ],
+    ids=["without-secret", "not-on-azure", "other-client-id"],
+)
+@pytest.mark.parametrize("own", [True, False], ids=["own", "foreign-only"])
+def test_an_unusable_identity_of_another_namespace_is_a_fault_only_of_a_pod_without_its_own(
+    foreign: AzureIdentity, state: dict[str, Any], own: bool
+) -> None:
+    far = assigned_identity("other", namespace="far")
+    embedded = msgspec.structs.replace(far.spec, azure_identity_ref=foreign)
+    bindings = (binding("far", "other", namespace="far"), *([binding()] if own else ()))
+    explanation = explain_pod(
+        bindings=bindings,
+        identities=(foreign, *([identity()] if own else ())),
+        assigned=(
+            labelled(msgspec.structs.replace(far, spec=embedded)),
+            *([labelled(assigned_identity())] if own else ()),
+        ),
+        **state,
+    )
+    if own:
+        assert broken(explanation) == []
+        assert any("the pod does not depend on it: " in link.says for link in explanation.links)
+    else:
+        only(explanation)
+
+
+def test_many_bindings_of_another_namespace_cause_no_quadratic_work() -> None:
+    """Any tenant can create bindings that select the pods of others."""
+
+    def explained(number: int) -> int:
+        names = [f"i{index}" for index in range(number)]
+        made = facts(
+            bindings=(binding(), *(binding(name, name, namespace="far") for name in names)),
+            identities=(identity(), *(identity(name, namespace="far") for name in names)),
+            assigned=(
+                labelled(assigned_identity()),
+                *(labelled(assigned_identity(name, namespace="far")) for name in names),
+            ),
+        )
+        with Work() as work:
+            explain(made)
+        return work.bytecodes
+
+    few, many = explained(50), explained(200)
+    assert many <= 5 * few, "quadratic work would be sixteen times as much"
 
 
 @pytest.mark.parametrize("foreign", FAULTY.values(), ids=FAULTY)
