@@ -29,7 +29,9 @@ log.addFilter(has_own_limit)
 
 PERIOD_SECONDS: Final = 60.0
 REMEMBERED_MAX: Final = 4096
-"""Decisions of 250 pods, sixteen each."""
+"""Decisions of 250 pods, SUBJECT_SHARE each."""
+SUBJECT_SHARE: Final = 16
+"""A subject with more decisions than this replaces only its own."""
 LINES_PER_SUBJECT: Final = 20
 LINES_PER_PERIOD: Final = 500
 SHOWN_CHARS: Final = 128
@@ -102,7 +104,10 @@ class Decisions:
         """
         self._report = report
         self._clock = clock
-        self._remembered: OrderedDict[tuple[str, ...], _LastOutcome] = OrderedDict()
+        self._remembered: OrderedDict[str, OrderedDict[tuple[str, ...], _LastOutcome]] = OrderedDict()
+        """By subject and topic, the latest ones last."""
+        self._number = 0
+        """How many these are."""
         self._lines: Counter[str] = Counter()
         self._lines_in_all = 0
         self._left_out = 0
@@ -215,7 +220,7 @@ class Decisions:
 
     def state(self) -> dict[str, object]:
         return {
-            "remembered": len(self._remembered),
+            "remembered": self._number,
             "lines_this_period": self._lines_in_all,
             "left_out_this_period": self._left_out,
             "defects": dict(self._defects),
@@ -226,7 +231,7 @@ class Decisions:
         repeats, self._replaced = self._replaced, Counter()
         left_out = self._left_out
         served: dict[int, tuple[Usage, _LastOutcome, dict[str, None]]] = {}
-        last = [(key[0], entry) for key, entry in self._remembered.items()]
+        last = [(subject, entry) for subject, several in self._remembered.items() for entry in several.values()]
         last += [(subject, entry.grant) for subject, entry in last if entry.grant is not None]
         for subject, entry in last:
             repeats[subject, entry.identity, entry.outcome] += entry.repeats
@@ -269,8 +274,9 @@ class Decisions:
     ) -> tuple[_LastOutcome, bool]:
         """Count the decision. Return its entry, and whether to write a line now."""
         subject_key = subject.key
-        key = (subject_key, *topic)
-        entry = self._remembered.get(key)
+        several = self._remembered.setdefault(subject_key, OrderedDict())
+        self._remembered.move_to_end(subject_key)
+        entry = several.get(topic)
         uid = subject.uid if subject.entry is None else subject.entry.uid
         same = (outcome, identity, uid, cause)
         if entry is not None and not entry.left_out and (entry.outcome, entry.identity, entry.uid, entry.cause) == same:
@@ -279,13 +285,14 @@ class Decisions:
             elif entry.usage is not usage:
                 entry.repeats += entry.usage.take() if entry.usage is not None else 0
                 entry.usage = usage
-            self._remembered.move_to_end(key)
+            several.move_to_end(topic)
             return entry, False
+        self._number += entry is None
         grant = self._replace(subject_key, entry, outcome, usage)
-        entry = self._remembered[key] = _LastOutcome(outcome, identity, usage=usage, uid=uid, cause=cause, grant=grant)
-        self._remembered.move_to_end(key)
-        if len(self._remembered) > REMEMBERED_MAX:
-            self._remembered.popitem(last=False)
+        entry = several[topic] = _LastOutcome(outcome, identity, usage=usage, uid=uid, cause=cause, grant=grant)
+        several.move_to_end(topic)
+        if self._number > REMEMBERED_MAX:
+            self._forget(subject_key)
         if self._lines[subject_key] >= LINES_PER_SUBJECT or self._lines_in_all >= LINES_PER_PERIOD:
             self._left_out += 1
             entry.left_out = True
@@ -293,6 +300,20 @@ class Decisions:
         self._lines[subject_key] += 1
         self._lines_in_all += 1
         return entry, True
+
+    def _forget(self, subject: str) -> None:
+        """Forget the oldest decision of *subject* if it has more than its share, else of the one with the most."""
+        if len(self._remembered[subject]) <= SUBJECT_SHARE:
+            subject = max(self._remembered, key=lambda each: len(self._remembered[each]))
+        several = self._remembered[subject]
+        _, entry = several.popitem(last=False)
+        self._number -= 1
+        if not several:
+            del self._remembered[subject]
+        for each in (entry, entry.grant):
+            if each is not None:
+                # Other pods may share the counter of a grant.
+                self._count(subject, each, each.usage if each.outcome == GRANTED else None)
 
     def _replace(
         self, subject: str, entry: _LastOutcome | None, outcome: str, usage: Usage | None
@@ -306,13 +327,18 @@ class Decisions:
             ended.append(grant)
             grant = None
         for each in ended:
-            # The next entry counts those of its own usage, which other pods may share.
-            uses = each.usage.take() if each.usage is not None and each.usage is not usage else 0
-            if each.left_out:
-                self._left_out += uses
-            else:
-                self._replaced[subject, each.identity, each.outcome] += each.repeats + uses
+            self._count(subject, each, usage)
         return grant
+
+    def _count(self, subject: str, ended: _LastOutcome, usage: Usage | None) -> None:
+        """Keep the repeats of *ended* for the summary. The next entry counts those of *usage*, which other pods may
+        share.
+        """
+        uses = ended.usage.take() if ended.usage is not None and ended.usage is not usage else 0
+        if ended.left_out:
+            self._left_out += uses
+        else:
+            self._replaced[subject, ended.identity, ended.outcome] += ended.repeats + uses
 
 
 def _outcome(outcome: str) -> dict[str, str | None]:

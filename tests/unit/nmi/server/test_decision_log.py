@@ -11,7 +11,15 @@ from nmi.error_refusals import refusal_of
 from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
-from nmi.server.decisions import LINES_PER_PERIOD, LINES_PER_SUBJECT, REMEMBERED_MAX, SHOWN_CHARS, Decisions, Subject
+from nmi.server.decisions import (
+    LINES_PER_PERIOD,
+    LINES_PER_SUBJECT,
+    REMEMBERED_MAX,
+    SHOWN_CHARS,
+    SUBJECT_SHARE,
+    Decisions,
+    Subject,
+)
 from nmi.server.request import Call
 from nmi.tokens.proxy_refusals import MissingStep, NotBoundError
 from nmi.tokens.secrets import CredentialError
@@ -192,7 +200,29 @@ def test_the_memory_of_decisions_is_bounded() -> None:
     for n in range(REMEMBERED_MAX + 100):
         decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
 
-    assert len(decisions._remembered) == REMEMBERED_MAX
+    assert decisions.state()["remembered"] == REMEMBERED_MAX
+
+
+def test_many_decisions_of_one_pod_replace_none_of_others_and_are_counted(lines: list[logging.LogRecord]) -> None:
+    decisions, usage = Decisions(), Usage()
+    decisions.granted(Subject(CALL, pod_entry(name="victim")), ASKED, "shop/id", usage)
+    few = [TokenRequest(f"few{n}") for n in range(SUBJECT_SHARE)]
+    for request in few:
+        decisions.refused(Subject(CALL, pod_entry(name="other")), "/p", 404, REFUSAL, request)
+    for n in range(2 * REMEMBERED_MAX):
+        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}")).touch()
+    del lines[:]
+    usage.touch()
+    decisions.granted(Subject(CALL, pod_entry(name="victim")), ASKED, "shop/id", usage)
+    for request in few:
+        decisions.refused(Subject(CALL, pod_entry(name="other")), "/p", 404, REFUSAL, request)
+    assert lines == [], "they are repeats"
+    decisions.refused(Subject(CALL, pod_entry(name="third")), "/p", 404, REFUSAL, ASKED)
+    assert decisions.state()["remembered"] == REMEMBERED_MAX
+    decisions.summarize()
+    counts = {field(line, "pod"): field(line, "count") for line in lines[1:-1]}
+    assert counts == {"shop/victim": 1, "shop/other": SUBJECT_SHARE, "shop/cart": LINES_PER_SUBJECT}
+    assert field(lines[-1], "count") == 2 * (2 * REMEMBERED_MAX - LINES_PER_SUBJECT)
 
 
 def test_a_long_resource_is_truncated(lines: list[logging.LogRecord]) -> None:
