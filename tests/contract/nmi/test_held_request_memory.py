@@ -23,7 +23,7 @@ from tests.support.nmi.token_service_bench import ServiceBench, running_token_se
 from tests.support.nmi_objects import pod
 from tests.support.waiting import until
 
-PODS = 250
+PODS = 100
 BYTES_MAX = 8_000
 WARM = 10
 """Requests before the measurement, so that it contains no memory that all requests share."""
@@ -44,7 +44,7 @@ async def serving(
     async def find_nothing(_address: str) -> bool:
         return False
 
-    async with running_token_service(park_seconds=60.0) as bench:
+    async with running_token_service(park_seconds=86_400.0) as bench:
         # The API server of the test runs in this process: a read would use memory there.
         monkeypatch.setattr(bench.cluster.cluster_cache.ownership_reads, "find_owner", find_nothing)
         for number in range(PODS if pods_known else 0):
