@@ -16,6 +16,7 @@ import typer
 from podidctl.bundle.contents import Files, collect, redacted_files
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
 from podidctl.commands.options import Kubeconfig, KubeContext, RequestTimeout, examples
+from podidctl.commands.signals import until_signal
 from podidctl.report.text import console, print_line
 from podidentity.exits import StartError
 from podidentity.report import counted
@@ -47,7 +48,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         names = Path(f"{archive}.names.json")
         # Before the cluster is read, which takes long.
         with _new_files(archive, names):
-            contents, replacements = redacted_files(asyncio.run(_collect(settings)))
+            contents, replacements = redacted_files(asyncio.run(until_signal(_collect(settings))))
             _write(archive, _packed(contents, now))
             _write(names, msgspec.json.format(msgspec.json.encode(replacements), indent=2))
         print_line(console(), f"{archive}: {counted(len(contents), 'file')}; read them before you send the archive")

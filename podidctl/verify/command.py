@@ -1,9 +1,8 @@
 """Definition of the command `podidctl verify` and its output."""
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -18,6 +17,7 @@ from podidctl.commands.connection import (
     connect,
 )
 from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, examples, print_report
+from podidctl.commands.signals import until_signal
 from podidctl.report.finding import COLORS, Level, exit_code
 from podidctl.report.text import Output, grouped, listed, print_error, print_line, print_table
 from podidctl.verify.canary_runner import CanaryRunner
@@ -27,8 +27,6 @@ from podidctl.verify.verification import PARALLEL, TIMEOUT_SECONDS, verify
 from podidentity.report import counted
 from podidentity.telemetry.logs import LogFormat, configure
 
-T = TypeVar("T")
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PARALLEL_MAX: Final = 100
 TIMEOUT_MIN: Final = 30
 """The canary's program ends after 26 seconds at the latest."""
@@ -100,29 +98,6 @@ async def _run(
                 few = len(names) <= PARALLEL_MAX
                 command = f"kubectl delete pod -n {space} {' '.join(sorted(names)) if few else f'-l {CANARY_SELECTOR}'}"
                 print_error(f"could not delete {counted(len(names), 'canary pod')}: {command}")
-
-
-async def until_signal(work: Coroutine[Any, Any, T], clean_up: Callable[[], Awaitable[None]]) -> T:
-    """Return the result of *work* after *clean_up*. One of SIGNALS cancels the work; none of them ends the clean-up.
-
-    Raises typer.Exit with a shell's exit code for the signal. A signal that is ignored, as by nohup, stays ignored.
-    """
-    task = asyncio.create_task(work, name="interruptible work")
-    received: list[signal.Signals] = []
-
-    def interrupt(number: signal.Signals) -> None:
-        received.append(number)
-        task.cancel()
-
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
-    await asyncio.wait({task})
-    await clean_up()
-    if received:
-        task.cancelled() or task.exception()  # read, so that asyncio does not report it
-        raise typer.Exit(128 + received[0])
-    return task.result()
 
 
 def show(report: Verification, to: Console) -> None:

@@ -174,7 +174,8 @@ def main(path: str, context: str = "") -> None:
     else:
         missing = {"problem": f"the kubeconfig {path} does not exist: correct --kubeconfig or KUBECONFIG"}
         result = read_kubeconfig(path, context) if there else missing
-    json.dump(result, sys.stdout)
+    # A path of bytes that are no text becomes surrogates, which no decoder accepts.
+    sys.stdout.buffer.write(json.dumps(result, ensure_ascii=False).encode(errors="replace"))
 
 
 if __name__ == "__main__":

@@ -248,6 +248,7 @@ KUBECONFIGS: Final = [
     Row(["podidctl", "doctor", f"--kubeconfig={LONG}"], "correct it, or pass another one", 1),
     Row(["podidctl", "doctor", f"--kubeconfig=a{ESCAPES}"], "does not exist", 1),
     Row(["podidctl", "doctor", "--kubeconfig=a\x00b"], "embedded null byte", 1),
+    Row(["podidctl", "doctor", "--kubeconfig=a\udcff"], "does not exist", 1),
     Row(["podidctl", "doctor"], "does not exist", 1, environ={"KUBECONFIG": "none:other"}),
     Row(["podidctl", "doctor"], "pass a kubeconfig", 1),
     Row(["mic", "--plan", "--kubeconfig=none"], "does not exist", 1),

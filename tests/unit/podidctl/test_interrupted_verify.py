@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 import pytest
 import typer
 
+from podidctl.commands.signals import SIGNALS
 from podidctl.report.finding import Level
 from podidctl.verify import command, verification
 from podidctl.verify.canary_runner import DELETE_SECONDS, CanaryRunner
-from podidctl.verify.command import SIGNALS
 from podidctl.verify.pod import CANARY_LABELS, CANARY_SELECTOR
 from podidctl.verify.verdicts import Verification
 from podidentity.kube.client import Client

@@ -1,8 +1,10 @@
 """The two files that `podidctl bundle` writes: both or none, for this user only, and never over another file."""
 
+import asyncio
 import errno
 import json
 import os
+import signal
 import tarfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import podidctl.cli
 from podidctl.bundle import command
 from podidctl.bundle.contents import Files
+from podidctl.commands.signals import SIGNALS
 from podidentity.exits import StartError
 
 
@@ -73,3 +76,25 @@ def test_a_cluster_that_cannot_be_read_leaves_no_file(tmp_path: Path, monkeypatc
     monkeypatch.setattr(command, "_collect", fail)
     assert podidctl.cli.main(["bundle", str(tmp_path / "a.tar.gz")]) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_the_cluster_is_read_leaves_no_file(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files() -> list[Path]:
+        return list(tmp_path.iterdir())
+
+    async def interrupted(_: object) -> Files:
+        assert len(files()) == 2
+        signal.raise_signal(number)
+        await asyncio.sleep(60)
+        return {}
+
+    monkeypatch.setattr(command, "_collect", interrupted)
+    before = signal.signal(number, signal.default_int_handler)  # also under nohup
+    try:
+        assert podidctl.cli.main(["bundle", str(tmp_path / "a.tar.gz")]) == 128 + number
+    finally:
+        signal.signal(number, before)
+    assert files() == []
