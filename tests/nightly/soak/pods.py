@@ -1,9 +1,9 @@
 """Pods that come and go on a fixed set of addresses, so that each address keeps passing to pods of other identities.
 
 The load learns the owner of an address in two steps. Before any write that could announce the new owner, "own": tokens
-of either owner are right from now on. After the write that ends the old owner, when NMI's watches have been whole for
-WINDOW_SECONDS since, "only": from now on a token of the old owner is wrong. Between two pods an address has no owner,
-and any token is wrong.
+of either owner are right from now on. After the write that ends the old owner, when NMI's own state contains the
+change, "only": from now on a token of the old owner is wrong. Between two pods an address has no owner, and any token
+is wrong.
 """
 
 import asyncio
@@ -29,8 +29,6 @@ from podidentity.resources import (
 from podidentity_sandbox.directory import ManagedIdentity
 from tests.nightly.soak.soak_node import NODE, Faults, SoakNode
 
-WINDOW_SECONDS: Final = 1.0
-"""Far longer than the latency of a healthy watch on a busy machine: docs/address-lifecycle.md has 0.3 s."""
 NAMESPACE: Final = "default"
 TWO_IDENTITIES: Final = 0.2
 """The share of pods that have two."""
@@ -68,6 +66,7 @@ class Pods:
     """The pods of the node."""
 
     def __init__(self, soak_node: SoakNode, faults: Faults, order: Order, *, count: int, seed: int) -> None:
+        self._node = soak_node
         self._client = soak_node.client
         self._identities = soak_node.identities
         self._faults = faults
@@ -83,7 +82,7 @@ class Pods:
         for slot in self.slots:
             await self._announce(slot)
             await self._create(slot)
-            await self._order("only", slot.address, slot.tenure, False)
+            await self._only(slot)
 
     async def churn(self, per_second: float) -> None:
         """Let addresses change hands until cancelled. An exception out of a change ends it."""
@@ -118,7 +117,7 @@ class Pods:
                 await self._announce(slot, vacant=True)
                 await self._delete(old)
                 await self._revoke(old)
-                await self._only(slot)
+                await self._only(slot, without=old.uid)
                 await asyncio.sleep(self._draw.uniform(0, 3))
         await self._announce(slot)
         if manner == "another identity for the same pod":
@@ -142,8 +141,18 @@ class Pods:
         slot.identities = [] if vacant else self._draw.sample(others, several)
         await self._order("own", slot.address, slot.tenure, [identity.client_id for identity in slot.identities])
 
-    async def _only(self, slot: Slot) -> None:
-        undisturbed = await self._faults.settled(WINDOW_SECONDS)
+    async def _only(self, slot: Slot, *, without: str = "") -> None:
+        """Wait until NMI has the slot's tenure: its pod and identities, or no pod with the uid *without*."""
+        expected = (selector(slot.identities), {resource_name(identity) for identity in slot.identities})
+        undisturbed, is_known = True, False
+        while not is_known:
+            undisturbed &= not self._faults.disturbed
+            pods = await self._node.pods_of_nmi()
+            if without:
+                is_known = without not in pods
+            elif (pod := pods.get(slot.uid)) is not None and slot.address in pod["addresses"]:
+                names = {row["identity"].rpartition("/")[2] for row in pod["identities"] if row["usable"]}
+                is_known = pod["label"] == expected[0] and names >= expected[1]
         await self._order("only", slot.address, slot.tenure, undisturbed)
 
     async def _create(self, slot: Slot) -> None:
@@ -189,9 +198,14 @@ def selector(identities: list[ManagedIdentity]) -> str:
     return "-".join(identity.client_id[-4:] for identity in identities)
 
 
+def resource_name(identity: ManagedIdentity) -> str:
+    """The name of *identity* on Azure, which is that of its AzureIdentity."""
+    return identity.resource_id.rpartition("/")[2]
+
+
 def assigned_identity(slot: Slot, identity: ManagedIdentity, serial: int) -> dict[str, Any]:
     """As MIC writes it once the identity is on the VM."""
-    name = identity.resource_id.rpartition("/")[2]
+    name = resource_name(identity)
     return {
         "apiVersion": "aadpodidentity.k8s.io/v1",
         "kind": "AzureAssignedIdentity",

@@ -8,7 +8,6 @@ import asyncio
 import math
 import os
 import random
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -28,7 +27,7 @@ from tests.support.identity_requests import attach, start_again
 NODE: Final = identity_requests.NODE
 TOKEN_SECONDS: Final = 900.0
 """So short that tokens are renewed during a run; a real one lives a day."""
-WATCHES_READ_SECONDS: Final = 0.05
+STATE_READ_SECONDS: Final = 0.1
 
 Fault = Callable[[], Awaitable[None]]
 
@@ -42,6 +41,7 @@ class SoakNode:
         )
         self.sandbox = Sandbox(settings)
         self._identities = identities
+        self._reading: asyncio.Task[dict[str, Any]] | None = None
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -73,6 +73,17 @@ class SoakNode:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
+    async def pods_of_nmi(self) -> dict[str, Any]:
+        """Return the next state of NMI's pods, by uid: one is read at a time, for all that wait."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read_pods(), name="NMI's state")
+        return await asyncio.shield(self._reading)
+
+    async def _read_pods(self) -> dict[str, Any]:
+        await asyncio.sleep(STATE_READ_SECONDS)
+        state = await identity_requests.state(self.sandbox)
+        return {pod["uid"]: pod for pod in state["feed"]["pods"]}
+
 
 class Faults:
     """Faults around NMI, one concurrent fault on either side, with breaks in between."""
@@ -85,20 +96,10 @@ class Faults:
         self.suffered: Counter[str] = Counter()
         """How often each fault came."""
 
-    async def settled(self, seconds: float) -> bool:
-        """Return once every watch of NMI's has been whole for *seconds* on end, counted from now.
-
-        Whether they were so all the time. A pause of the machine does not count: NMI did not run either.
-        """
-        undisturbed, whole_for, read_at = True, 0.0, time.monotonic()
-        while whole_for < seconds:
-            if self._troubled or self._soak_node.api.watch_count() < self._soak_node.watches:
-                undisturbed, whole_for = False, 0.0
-            await asyncio.sleep(WATCHES_READ_SECONDS)
-            now = time.monotonic()
-            whole_for += min(now - read_at, 2 * WATCHES_READ_SECONDS)
-            read_at = now
-        return undisturbed
+    @property
+    def disturbed(self) -> bool:
+        """Whether a fault keeps NMI from learning of changes at once."""
+        return self._troubled or self._soak_node.api.watch_count() < self._soak_node.watches
 
     async def of_imds(self) -> None:
         """Run until cancelled."""
