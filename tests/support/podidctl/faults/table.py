@@ -89,7 +89,9 @@ class Row:
         left out.
         """
         document = self.explain.document
-        texts = {f"Event `{event['reason']}`": event["message"] for event in reversed(document["events"])}
+        newest = {event["reason"]: event["message"] for event in reversed(document["events"])}
+        # Two programs write Events: which of them is the first differs.
+        texts = {f"Event `{reason}`": newest[reason] for reason in sorted(newest, key=str.casefold)}
         if logged := next((decision["error"] for decision in document["decided"] if decision.get("error")), ""):
             texts["log"] = logged
         first = steady(document["summary"])
