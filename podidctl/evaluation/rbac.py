@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from podidctl.facts.rbac import LabelSelector, PolicyRule, Rbac, Role, RoleBinding, Subject
+from podidctl.facts.rbac import PolicyRule, Rbac, Role, RoleBinding, Subject
+from podidctl.facts.workloads import LabelSelector
 
 ALL: Final = "*"
 ACCOUNT_PREFIX: Final = "system:serviceaccount:"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from podidctl.facts.workloads import LabelSelector
 from podidentity.resources import BareMeta, Kind, Resource, Wire
 
 RBAC_GROUP: Final = "rbac.authorization.k8s.io"
@@ -15,17 +16,6 @@ class PolicyRule(Wire, frozen=True):
     api_groups: tuple[str, ...] | None = None
     resources: tuple[str, ...] | None = None
     resource_names: tuple[str, ...] | None = None
-
-
-class LabelRequirement(Wire, frozen=True):
-    key: str = ""
-    operator: str = ""
-    values: list[str] | None = None
-
-
-class LabelSelector(Wire, frozen=True):
-    match_labels: dict[str, str] | None = None
-    match_expressions: list[LabelRequirement] | None = None
 
 
 class AggregationRule(Wire, frozen=True):

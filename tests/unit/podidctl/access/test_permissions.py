@@ -12,7 +12,8 @@ from podidctl.access.schema import Action
 from podidctl.access.subjects import CHECKS, find_subjects
 from podidctl.access.targets import ByName, Targets
 from podidctl.evaluation.rbac import Permissions, Request, SubjectKey, service_account
-from podidctl.facts.rbac import RBAC_GROUP, AggregationRule, LabelRequirement, LabelSelector, Rbac, Role
+from podidctl.facts.rbac import RBAC_GROUP, AggregationRule, Rbac, Role
+from podidctl.facts.workloads import LabelSelector, SelectorRequirement
 from podidentity_sandbox.kubeapi.authorization import Access, Authorizer, User, service_account_user
 from podidentity_sandbox.kubeapi.history import History
 from podidentity_sandbox.kubeapi.server import KubeApi
@@ -131,7 +132,7 @@ def test_an_aggregated_role_has_the_rules_of_the_selected_roles() -> None:
 )
 def test_label_expressions_select_as_in_the_api(operator: str, values: list[str] | None, *, selected: bool) -> None:
     part = role("part", rule("get", "", "pods"), labels={"to": "x"})
-    selector = LabelSelector(match_expressions=[LabelRequirement(key="to", operator=operator, values=values)])
+    selector = LabelSelector(match_expressions=[SelectorRequirement(key="to", operator=operator, values=values)])
     assert has(aggregated(selector, part), "pods") is selected
 
 
