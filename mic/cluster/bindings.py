@@ -20,15 +20,15 @@ from mic.decisions.assignments import (
     Key,
     may_have_identities,
     misconfigured,
+    user_assigned_id,
 )
-from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned
+from podidentity.azure.resource_ids import UserAssignedIdentity
 from podidentity.object_limits import oversized
 from podidentity.resources import (
     BEHAVIOR_ANNOTATION,
     EXCHANGE_ANNOTATION,
     AzureIdentity,
     AzureIdentityBinding,
-    IdentityType,
     ScheduledPod,
 )
 
@@ -177,7 +177,7 @@ class BindingIndex:
         reach = self._reach(new)
         if old is not None and reach is named.reach and _compared_parts(old) == _compared_parts(new):
             return []
-        named.identity_id = parse_user_assigned(new.spec.resource_id) if _needs_host(new) else None
+        named.identity_id = user_assigned_id(new)
         return self._update_reach(named, reach)
 
     def remove_identity(self, key: Key) -> list[Concern]:
@@ -281,10 +281,6 @@ def embedded_bindings(assigned: Iterable[ExistingAssignment]) -> Mapping[Assignm
     for existing in assigned:
         embedded[existing.assignment_key].append(existing.object.spec.azure_binding_ref.key)
     return embedded
-
-
-def _needs_host(identity: AzureIdentity) -> bool:
-    return identity.spec.type == IdentityType.USER_ASSIGNED
 
 
 def _compared_parts(identity: AzureIdentity) -> tuple[object, ...]:

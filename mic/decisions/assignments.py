@@ -133,8 +133,7 @@ class ExistingAssignment(msgspec.Struct, gc=False):
         self.assignment_key = assignment_key((spec.pod_namespace, spec.pod, of.namespace, of.name))
         self.node = spec.nodename
         self.terminating = meta.deletion_timestamp is not None
-        if identity.spec.type == IdentityType.USER_ASSIGNED:
-            self.identity_id = parse_user_assigned(identity.spec.resource_id)
+        self.identity_id = user_assigned_id(identity)
         self.attached_by = _attached_by(annotations.get(ATTACHED_BY_ANNOTATION), self.object.status.status)
         if written := annotations.get(DETACH_PENDING_ANNOTATION):
             self.pending_detaches = tuple(_decode_pending_detaches(written))
@@ -177,6 +176,11 @@ def encode_pending_detaches(pending_detaches: Iterable[PendingDetach]) -> str:
     return json.dumps([list(pending_detach) for pending_detach in pending_detaches], separators=(",", ":"))
 
 
+def user_assigned_id(identity: AzureIdentity) -> UserAssignedIdentity | None:
+    """Return the identity that hosts must have; None for service principals, federated identities and malformed ids."""
+    return parse_user_assigned(identity.spec.resource_id) if identity.spec.type == IdentityType.USER_ASSIGNED else None
+
+
 def misconfigured(identity: AzureIdentity) -> str:
     """Return why no pod can have this identity, as a sentence for its author, or an empty string."""
     spec = identity.spec
@@ -184,7 +188,7 @@ def misconfigured(identity: AzureIdentity) -> str:
         return reason
     if spec.type not in set(IdentityType):
         return f"spec.type {spec.type} is not 0, 1, 2 or 3, so this identity is ignored"
-    if spec.type == IdentityType.USER_ASSIGNED and parse_user_assigned(spec.resource_id) is None:
+    if spec.type == IdentityType.USER_ASSIGNED and user_assigned_id(identity) is None:
         return (
             f"spec.resourceID {spec.resource_id[:256]!r} is not of the form /subscriptions/<subscription>/"
             "resourcegroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>, "

@@ -13,13 +13,12 @@ from typing import Final
 
 from mic.azure.identities import HostIdentities
 from mic.cluster.hosts import NODE_PREFIX
-from mic.decisions.assignments import ExistingAssignment, Key
+from mic.decisions.assignments import ExistingAssignment, Key, user_assigned_id
 from mic.preview.outcome import AzureReads
 from podidctl.access.schema import AttachedIdentity, Explained, Grant, GrantState, Host
 from podidctl.facts.model import AzureState, Facts
 from podidentity.azure.resource_ids import Host as AzureHost
-from podidentity.azure.resource_ids import ScaleSet, id_key, parse_provider_id, parse_user_assigned
-from podidentity.resources import AzureIdentity, IdentityType
+from podidentity.azure.resource_ids import ScaleSet, id_key, parse_provider_id
 
 NEED_HOST: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.BYPASSED})
 """States of grants by which MIC attaches the identity to the pod's host."""
@@ -37,10 +36,10 @@ class _Place:
     nodes: set[str] = field(default_factory=set)
     pods: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """By the identity's key: pods whose grant needs it."""
-    assigned: dict[str, str] = field(default_factory=dict)
-    """Resource ids in AzureAssignedIdentities, by their key."""
+    assigned: set[str] = field(default_factory=set)
+    """Keys of the identities in AzureAssignedIdentities."""
     expected: dict[str, str] = field(default_factory=dict)
-    """Identities that are attached as far as the cluster's objects show."""
+    """Resource ids, by their key, that are attached as far as the cluster's objects show."""
 
 
 class HostMap:
@@ -78,24 +77,24 @@ def find_hosts(
         by_id.setdefault(host_map.id_of(node), _Place(host_map.host_of(node))).nodes.add(node)
     for grant in grants:
         identity, place = identities.get(grant.identity), by_id.get(host_map.id_of(node_of.get(grant.pod, "")))
-        resource_id = user_assigned_id(identity) if identity is not None else None
-        if place is None or resource_id is None or grant.state not in NEED_HOST:
+        attached = user_assigned_id(identity) if identity is not None else None
+        if place is None or attached is None or grant.state not in NEED_HOST:
             continue
-        place.pods[id_key(resource_id)].add(grant.pod)
+        place.pods[attached.key].add(grant.pod)
         if grant.state is GrantState.USABLE:
-            place.expected.setdefault(id_key(resource_id), resource_id)
+            place.expected.setdefault(attached.key, attached.text)
     for existing in map(ExistingAssignment, facts.assigned):
         place = by_id.get(host_map.id_of(existing.node))
         if place is not None and existing.identity_id is not None:
-            place.assigned.setdefault(existing.identity_id.key, existing.identity_id.text)
+            place.assigned.add(existing.identity_id.key)
             if existing.attached_by or existing.terminating:
                 place.expected.setdefault(existing.identity_id.key, existing.identity_id.text)
     names: defaultdict[str, list[str]] = defaultdict(list)
     client_ids: dict[str, str] = {}
     for name, identity in sorted(identities.items()):
-        if (resource_id := user_assigned_id(identity)) is not None:
-            names[id_key(resource_id)].append(name)
-            client_ids.setdefault(id_key(resource_id), identity.spec.client_id)
+        if (attached := user_assigned_id(identity)) is not None:
+            names[attached.key].append(name)
+            client_ids.setdefault(attached.key, identity.spec.client_id)
     return [_shown(key, place, facts.azure, names, client_ids) for key, place in sorted(by_id.items())]
 
 
@@ -142,14 +141,6 @@ def _explanation(place: _Place, key: str, is_own: bool) -> Explained:
     return Explained.ASSIGNMENT if key in place.assigned else Explained.NOTHING
 
 
-def user_assigned_id(identity: AzureIdentity) -> str | None:
-    """Return the resource id of an identity that is attached to hosts."""
-    if identity.spec.type != IdentityType.USER_ASSIGNED:
-        return None
-    parsed = parse_user_assigned(identity.spec.resource_id)
-    return parsed.text if parsed is not None else None
-
-
 def identities_of_cluster(facts: Facts) -> set[Key]:
     """Return the AzureIdentities that are the cluster's own identity, as far as the cloud config and Azure show it."""
     if facts.azure is None or not facts.azure.own_identity:
@@ -164,5 +155,6 @@ def identities_of_cluster(facts: Facts) -> set[Key]:
     return {
         identity.key
         for identity in facts.identities
-        if names & {identity.spec.client_id.strip().lower(), id_key(user_assigned_id(identity) or "")}
+        if identity.spec.client_id.strip().lower() in names
+        or ((identity_id := user_assigned_id(identity)) is not None and identity_id.key in names)
     }

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mic.azure.identities import HostIdentities
+from mic.decisions.assignments import user_assigned_id
 from mic.decisions.client_ids import mismatch
 from nmi.identity.assigned_identity import project
 from podidctl.evaluation.cluster import ClusterCase
@@ -13,9 +14,9 @@ from podidctl.facts.model import ReadFailure
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, without_fault
 from podidctl.report.text import by_turns, listed
 from podidentity.azure.errors import AzureError
-from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_user_assigned
+from podidentity.azure.resource_ids import Host, UserAssignedIdentity
 from podidentity.report import counted
-from podidentity.resources import AzureIdentity, IdentityType
+from podidentity.resources import AzureIdentity
 
 CLIENT_IDS: Final = "client ids"
 
@@ -24,7 +25,7 @@ def azure_links(case: PodCase) -> Iterator[Finding]:
     """Yield the links of the node's host and of the pod's user-assigned identities on it; none if the pod needs none
     there.
     """
-    wanted = [(identity, parsed) for identity in _intended_identities(case) if (parsed := _id_on_azure(identity))]
+    wanted = [(identity, parsed) for identity in _intended_identities(case) if (parsed := user_assigned_id(identity))]
     if not wanted:
         return
     needed = {parsed.key for identity, parsed in wanted if case.depends_on(identity.key)}
@@ -45,7 +46,7 @@ def _client_id_mismatch(case: PodCase, identity: AzureIdentity) -> str:
     """Return why MIC does not assign the user-assigned *identity* although it is attached to the host, by MIC's own
     check.
     """
-    attached = _id_on_azure(identity)
+    attached = user_assigned_id(identity)
     if attached is None:
         return ""
     there = case.azure.attached.get(attached.key) if isinstance(case.azure, HostIdentities) else None
@@ -63,14 +64,9 @@ def _intended_identities(case: PodCase) -> list[AzureIdentity]:
     return list({(identity.key, identity.spec.client_id): identity for identity in (*case.bound, *served)}.values())
 
 
-def _id_on_azure(identity: AzureIdentity) -> UserAssignedIdentity | None:
-    """Return the id that must be attached to the node's host; None if *identity* is not user-assigned, or malformed."""
-    return parse_user_assigned(identity.spec.resource_id) if identity.spec.type == IdentityType.USER_ASSIGNED else None
-
-
 def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
     """Return why IMDS has no token of *identity* on the pod's node; empty if it has one or this is unknown."""
-    attached, host = _id_on_azure(identity), case.host
+    attached, host = user_assigned_id(identity), case.host
     if attached is None or host is None:
         return ""
     link = _attached(case, host, attached)
@@ -133,7 +129,7 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
     failed = [key.rpartition("/")[2] for key, response in responses.items() if isinstance(response, AzureError)]
     compared = faults = 0
     for identity in by_turns(objects.identities, lambda identity: identity.metadata.namespace):
-        parsed = _id_on_azure(identity)
+        parsed = user_assigned_id(identity)
         if parsed is None:
             continue
         attached = next(
