@@ -10,8 +10,8 @@ from typing import Final
 
 from mic.azure.host_client import HostReader
 from mic.azure.reading import read_hosts
-from podidctl.access.hosts import HostMap
 from podidctl.access.projections import REVIEWED_PODS
+from podidctl.evaluation.needs import distinct_hosts
 from podidctl.facts.kinds import PLACED_NODES
 from podidctl.facts.model import AzureState, Facts
 from podidctl.facts.rbac import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES, Rbac
@@ -52,4 +52,4 @@ ACCESS: Final[Sequence[Part]] = (*DAEMONS, read_custom_resources, _nodes_and_pod
 
 async def read_azure(facts: Facts, azure: HostReader, own_identity: str) -> AzureState:
     """Return Azure's responses about the hosts of all nodes."""
-    return AzureState(await read_hosts(azure, HostMap(facts).azure_hosts()), own_identity)
+    return AzureState(await read_hosts(azure, distinct_hosts(facts.nodes)), own_identity)

@@ -24,7 +24,6 @@ from podidctl.evaluation.federated import account_name
 from podidctl.evaluation.pod import ANY_IDENTITY, CLIENT_ID_VARIABLE, assignments_of, sets_client_id
 from podidctl.facts.model import Facts
 from podidctl.report.text import grouped, listed, namespace_of
-from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import counted
 from podidentity.resources import IdentityType
 
@@ -131,11 +130,10 @@ def _desired_assignments(case: ClusterCase) -> Iterator[DesiredAssignment]:
     """Yield MIC's desired assignments: none in managed mode."""
     if case.managed:
         return
-    embedded, facts = embedded_bindings(case.existing_assignments), case.facts
-    hosts = {placed_node.metadata.name: parse_provider_id(placed_node.spec.provider_id) for placed_node in facts.nodes}
+    embedded, hosts = embedded_bindings(case.existing_assignments), case.host_of_node
     # If nodes could not be read, a missing one is no reason to leave out its pods.
-    any_node = "nodes" in facts.unread
-    for pod in facts.pods:
+    any_node = "nodes" in case.facts.unread
+    for pod in case.facts.pods:
         node = pod.spec.node_name
         if not any_node and node not in hosts:
             continue

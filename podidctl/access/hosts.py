@@ -16,9 +16,10 @@ from mic.cluster.hosts import NODE_PREFIX
 from mic.decisions.assignments import ExistingAssignment, Key, user_assigned_id
 from mic.preview.outcome import AzureReads
 from podidctl.access.schema import AttachedIdentity, Explained, Grant, GrantState, Host
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.facts.model import AzureState, Facts
 from podidentity.azure.resource_ids import Host as AzureHost
-from podidentity.azure.resource_ids import ScaleSet, id_key, parse_provider_id
+from podidentity.azure.resource_ids import ScaleSet, id_key
 
 NEED_HOST: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.BYPASSED})
 """States of grants by which MIC attaches the identity to the pod's host."""
@@ -42,49 +43,35 @@ class _Place:
     """Resource ids, by their key, that are attached as far as the cluster's objects show."""
 
 
-class HostMap:
-    """Hosts by node. A node without a known VM or scale set is a separate host."""
-
-    def __init__(self, facts: Facts) -> None:
-        self._hosts = {node.metadata.name: parse_provider_id(node.spec.provider_id) for node in facts.nodes}
-        self._texts: dict[str, str] = {}
-        for host in self._hosts.values():
-            if host is not None:
-                self._texts.setdefault(host.key, host.text)
-
-    def id_of(self, node: str) -> str:
-        """Return the id of the host of *node*: the same text for all nodes of a scale set."""
-        host = self._hosts.get(node)
-        return self._texts[host.key] if host is not None else NODE_PREFIX + node
-
-    def host_of(self, node: str) -> AzureHost | None:
-        """Return the VM or scale set of *node*, if it is known."""
-        return self._hosts.get(node)
-
-    def azure_hosts(self) -> list[AzureHost]:
-        """Return all VMs and scale sets, ordered by key."""
-        hosts = {host.key: host for host in self._hosts.values() if host is not None}
-        return [hosts[key] for key in sorted(hosts)]
+def host_ids(hosts: Mapping[str, AzureHost | None], nodes: Iterable[str]) -> dict[str, str]:
+    """Return the id of the host of each of *nodes*: the same text for all nodes of a scale set. A node without a known
+    VM or scale set is a separate host. *hosts*: by node.
+    """
+    texts: dict[str, str] = {}
+    for host in hosts.values():
+        if host is not None:
+            texts.setdefault(host.key, host.text)
+    return {node: texts[host.key] if (host := hosts.get(node)) is not None else NODE_PREFIX + node for node in nodes}
 
 
 def find_hosts(
-    facts: Facts, host_map: HostMap, nodes: Iterable[str], node_of: Mapping[str, str], grants: Iterable[Grant]
+    case: ClusterCase, ids: Mapping[str, str], node_of: Mapping[str, str], grants: Iterable[Grant]
 ) -> list[Host]:
-    """Return the hosts of *nodes*, sorted by id. *node_of*: each pod's node."""
-    identities = {"/".join(identity.key): identity for identity in facts.identities}
+    """Return the hosts, sorted by id. *ids*: those of hosts, by node; *node_of*: each pod's node."""
+    identities = {"/".join(identity.key): identity for identity in case.facts.identities}
     by_id: dict[str, _Place] = {}
-    for node in nodes:
-        by_id.setdefault(host_map.id_of(node), _Place(host_map.host_of(node))).nodes.add(node)
+    for node, host_id in ids.items():
+        by_id.setdefault(host_id, _Place(case.host_of_node.get(node))).nodes.add(node)
     for grant in grants:
-        identity, place = identities.get(grant.identity), by_id.get(host_map.id_of(node_of.get(grant.pod, "")))
+        identity, place = identities.get(grant.identity), by_id.get(ids.get(node_of.get(grant.pod, ""), ""))
         attached = user_assigned_id(identity) if identity is not None else None
         if place is None or attached is None or grant.state not in NEED_HOST:
             continue
         place.pods[attached.key].add(grant.pod)
         if grant.state is GrantState.USABLE:
             place.expected.setdefault(attached.key, attached.text)
-    for existing in map(ExistingAssignment, facts.assigned):
-        place = by_id.get(host_map.id_of(existing.node))
+    for existing in map(ExistingAssignment, case.facts.assigned):
+        place = by_id.get(ids.get(existing.node, ""))
         if place is not None and existing.identity_id is not None:
             place.assigned.add(existing.identity_id.key)
             if existing.attached_by or existing.terminating:
@@ -95,7 +82,7 @@ def find_hosts(
         if (attached := user_assigned_id(identity)) is not None:
             names[attached.key].append(name)
             client_ids.setdefault(attached.key, identity.spec.client_id)
-    return [_shown(key, place, facts.azure, names, client_ids) for key, place in sorted(by_id.items())]
+    return [_shown(key, place, case.facts.azure, names, client_ids) for key, place in sorted(by_id.items())]
 
 
 def _shown(

@@ -11,7 +11,7 @@ from mic.decisions.assignments import Key, misconfigured
 from podidctl.access.blast_radius import find_programs, node_blast_radius
 from podidctl.access.grants import find_grants, live_pods, pod_note
 from podidctl.access.host_access import host_access, undecided_access
-from podidctl.access.hosts import CRITICAL, HostMap, find_hosts, identities_of_cluster
+from podidctl.access.hosts import CRITICAL, find_hosts, host_ids, identities_of_cluster
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import (
     AccessReview,
@@ -83,12 +83,13 @@ class _Review(ClusterCase):
         return {"/".join(pod.key): pod.spec.node_name for pod in self.live}
 
     @cached_property
-    def host_map(self) -> HostMap:
-        return HostMap(self.facts)
+    def host_ids(self) -> dict[str, str]:
+        """Id of the host by node."""
+        return host_ids(self.host_of_node, self.node_names)
 
     @cached_property
     def hosts(self) -> list[Host]:
-        return find_hosts(self.facts, self.host_map, self.node_names, self.node_of, self.grants)
+        return find_hosts(self, self.host_ids, self.node_of, self.grants)
 
     @cached_property
     def nmi_states(self) -> dict[str, str]:
@@ -141,7 +142,7 @@ class _Review(ClusterCase):
             grants=self.grants,
             programs=self.programs,
             ways=self.ways,
-            attached={node: names[self.host_map.id_of(node)] for node in self.node_names},
+            attached={node: names[host] for node, host in self.host_ids.items()},
         )
         if self.permissions is not None:
             account_of = {"/".join(pod.key): account_name(pod) for pod in self.live}
@@ -204,11 +205,11 @@ class _Review(ClusterCase):
         return [
             NodeAccess(
                 name=name,
-                host=self.host_map.id_of(name),
+                host=self.host_ids[name],
                 nmi=self.nmi_states[name],
                 pods=pods[name],
                 host_pods=host_pods[name],
-                blast_radius=node_blast_radius(grants[name], hosts.get(self.host_map.id_of(name)), accounts[name]),
+                blast_radius=node_blast_radius(grants[name], hosts[self.host_ids[name]], accounts[name]),
             )
             for name in self.node_names
         ]

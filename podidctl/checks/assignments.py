@@ -17,7 +17,6 @@ from podidctl.evaluation.tokens import describe_token_source, unknown_cloud_note
 from podidctl.facts.model import Facts, ObjectReference, ReadFailure, readable
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import by_turns, grouped, listed, namespace_of
-from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import counted
 from podidentity.resources import (
     ASSIGNED,
@@ -239,7 +238,7 @@ def _is_recent(objects: Facts, now: datetime, parts: Iterable[ObjectReference]) 
 
 def _missing_assignments(case: ClusterCase) -> Iterator[tuple[str, DesiredAssignment]]:
     """Yield the assignments that pods need and do not have, each with the reason."""
-    hosts = {node.metadata.name: parse_provider_id(node.spec.provider_id) for node in case.objects.nodes}
+    hosts = case.host_of_node
     active = grouped((existing.assignment_key, existing) for existing in case.existing_assignments)
     for pod in live_pods(case.objects):
         # Other checks report pods that NMI does not serve and nodes without a known host.

@@ -9,9 +9,11 @@ from mic.cluster.bindings import BindingIndex, indexed
 from mic.decisions.assignments import ExistingAssignment
 from nmi.settings import Settings
 from podidctl.evaluation.daemons import MissingNmi, exemption_reasons, missing_nmi
+from podidctl.evaluation.pod import host_of
 from podidctl.facts.kinds import Daemon
 from podidctl.facts.model import Facts, NmiConfiguration, ReadFailure, readable
 from podidctl.facts.settings import NO_NODE, is_managed, is_namespaced, readable_configurations
+from podidentity.azure.resource_ids import Host
 from podidentity.resources import Pod
 
 T = TypeVar("T")
@@ -82,6 +84,11 @@ class ClusterCase:
     def namespaced(self) -> bool:
         """Whether a flag of NMI or MIC restricts identities to their own namespace, which managed mode requires."""
         return is_namespaced(self.configurations, self.mic)
+
+    @cached_property
+    def host_of_node(self) -> Mapping[str, Host | None]:
+        """The VM or scale set of each node; None if it is not known."""
+        return {node.metadata.name: host_of(node) for node in self.facts.nodes}
 
     @cached_property
     def existing_assignments(self) -> Sequence[ExistingAssignment]:

@@ -6,16 +6,17 @@ from typing import Final, NamedTuple
 
 from nmi.settings import Settings
 from podidctl.evaluation.federated import account_name, proxied_identities
+from podidctl.evaluation.pod import host_of
 from podidctl.evaluation.rbac import ALL, BoundRule, Permissions, service_account
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES
-from podidctl.facts.kinds import Daemon, service_account_of
+from podidctl.facts.kinds import Daemon, PlacedNode, service_account_of
 from podidctl.facts.model import DaemonUse, Facts, IdentityKey, ReadFailure, Right, readable
 from podidctl.facts.rbac import Rbac
 from podidctl.facts.settings import readable_configurations
 from podidctl.report.text import by_turns, namespace_of
 from podidentity.azure.federation import BINDING_GROUP, BINDING_VERB, Exchange
 from podidentity.azure.identity_permissions import ALL_IDENTITIES, is_grantable, permission_resource
-from podidentity.azure.resource_ids import Host, parse_provider_id
+from podidentity.azure.resource_ids import Host
 from podidentity.resources import AzureIdentity, IdentityType, Pod
 
 CHECKED_MAX: Final = 200
@@ -112,8 +113,12 @@ def secret_namespaces(facts: Facts) -> dict[str, list[str]]:
 def used_hosts(facts: Facts) -> Sequence[Host]:
     """Return the hosts of labelled pods, each once, sorted by key."""
     nodes = {pod.spec.node_name for pod in live_pods(facts)}
-    hosts = (parse_provider_id(node.spec.provider_id) for node in facts.nodes if node.metadata.name in nodes)
-    by_key = {host.key: host for host in hosts if host is not None}
+    return distinct_hosts(node for node in facts.nodes if node.metadata.name in nodes)
+
+
+def distinct_hosts(nodes: Iterable[PlacedNode]) -> Sequence[Host]:
+    """Return the hosts of *nodes*, each once, sorted by key."""
+    by_key = {host.key: host for host in map(host_of, nodes) if host is not None}
     return [by_key[key] for key in sorted(by_key)]
 
 

@@ -12,8 +12,8 @@ from mic.azure.host_client import HostReader
 from mic.azure.reading import read_hosts
 from nmi.identity.pods import own_addresses
 from podidctl.evaluation.federated import account_name, proxied_identities
-from podidctl.evaluation.needs import CHECKED_MAX
-from podidctl.evaluation.pod import PodCase, configuration_for, host_of
+from podidctl.evaluation.needs import CHECKED_MAX, distinct_hosts
+from podidctl.evaluation.pod import PodCase, configuration_for
 from podidctl.facts.kinds import DATED_PODS, service_account_of
 from podidctl.facts.model import AzureState, Facts, FederatedAccess, ReadFailure
 from podidctl.facts.nmi_log import decisions_of
@@ -71,8 +71,7 @@ async def read_pods(client: Client, shared: Facts, pods: Sequence[Pod], azure: H
     owners = await _once(pods, _maker, partial(_owner, client))
     nodes = {node.metadata.name: node for node in shared.nodes if node.metadata.name in by_node}
     if azure is not None:
-        hosts = {host.key: host for node in nodes.values() if (host := host_of(node)) is not None}
-        shared = replace(shared, azure=AzureState(await read_hosts(azure, list(hosts.values()))))
+        shared = replace(shared, azure=AzureState(await read_hosts(azure, distinct_hosts(nodes.values()))))
     first = {pod.spec.node_name: pod for pod in pods}
     rules = {node: configuration_for(replace(shared, scope=pod.key, pods=(pod,))) for node, pod in first.items()}
     versions = {counted_names(settings_for(shared)): _Version(shared)}
