@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mic.startup.azure_reader import azure_reader
 from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
-from podidctl.access.gather import gather, read_azure
+from podidctl.access.gather import ACCESS, read_azure
 from podidctl.access.outputs import AccessOutput, render
 from podidctl.access.policy import FILE_MAX, PolicyError, RuleLine, evaluate, parse_policy
 from podidctl.access.policy_output import PolicyOutput, render_policy
@@ -27,14 +27,14 @@ from podidctl.commands.connection import (
     connect,
     parse_pod_name,
 )
-from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, RequestTimeout, examples
+from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, RequestTimeout, examples, print_report
 from podidctl.facts.model import Facts
-from podidctl.report.text import Output, console, print_document, print_line, print_text
+from podidctl.reading.reader import read
+from podidctl.report.text import Output, console, print_line, print_text
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO, counted, plain
 from podidentity.telemetry.logs import LogFormat, configure
 
-DOCUMENTS = {AccessOutput.JSON: Output.JSON, AccessOutput.YAML: Output.YAML}
 WHAT = {"identity": "an identity name", "pod": "a pod name"}
 """Kinds with a namespace."""
 SIGN_COLORS = {"+": "green", "-": "red"}
@@ -108,7 +108,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         if policy:
             code = _test_policy(find_review, stored, policy, policy_output, to)
         elif diff:
-            code = _show_differences(find_review, diff, output, to)
+            code = _show_differences(find_review, diff, Output(output))
         else:
             access_review = find_review()
             render(access_review, output, to)
@@ -126,7 +126,7 @@ def _check_options(output: AccessOutput, kind: str, policy: str, diff: str, stor
         raise typer.BadParameter("--policy and --diff exclude each other")
     if policy and (kind or output is not AccessOutput.TABLE):
         raise typer.BadParameter("a policy tests the whole cluster, and --policy-output sets its format")
-    if diff and output is not AccessOutput.TABLE and output not in DOCUMENTS:
+    if diff and output in {AccessOutput.WIDE, AccessOutput.DOT, AccessOutput.HTML}:
         raise typer.BadParameter(f"--diff has no output {output}; use table, json or yaml")
     if stored and kind:
         raise typer.BadParameter("a stored review cannot be restricted; store one with the same arguments")
@@ -166,16 +166,13 @@ def _read_policy(file: str) -> list[RuleLine]:
         raise StartError(f"{file} is not a policy: {error}") from error
 
 
-def _show_differences(find_review: Callable[[], AccessReview], file: str, output: AccessOutput, to: Console) -> int:
+def _show_differences(find_review: Callable[[], AccessReview], file: str, output: Output) -> int:
     before = _read_review(file)
     try:
         differences = compare(before, find_review())
     except DocumentError as error:
         raise StartError(f"{file}: {error}") from error
-    if (document := DOCUMENTS.get(output)) is not None:
-        print_document(differences, document, to)
-    else:
-        _print_differences(differences, to)
+    print_report(differences, output, _print_differences)
     return SOMETHING_TO_DO if differences.differences else int(bool(differences.unknown))
 
 
@@ -191,7 +188,7 @@ def _print_differences(changes: Differences, to: Console) -> None:
 async def _read(settings: ClusterSettings, *, ask_azure: bool) -> tuple[Facts, str]:
     """Return the objects, and the namespace of the kubeconfig. Raises StartError."""
     async with connect(settings) as client:
-        objects, usual = await gather(client), client.access.namespace or "default"
+        objects, usual = await read(client, Facts(), ACCESS), client.access.namespace or "default"
     if not ask_azure:
         return objects, usual
     async with azure_reader(settings) as (own, azure):

@@ -12,23 +12,16 @@ from mic.azure.host_client import HostReader
 from mic.azure.reading import read_hosts
 from podidctl.access.projections import REVIEWED_PODS
 from podidctl.evaluation.needs import distinct_hosts
-from podidctl.facts.kinds import PLACED_NODES
 from podidctl.facts.model import AzureState, Facts
 from podidctl.facts.rbac import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES, Rbac
 from podidctl.reading.objects import read_custom_resources, with_lists
-from podidctl.reading.reader import DAEMONS, Part, read, reads
+from podidctl.reading.reader import DAEMONS, Part, read_nodes, reads
 from podidctl.reading.requests import or_failure
 from podidentity.kube.client import Client
 
 
-async def gather(client: Client) -> Facts:
-    """Return the cluster's objects. Raises ApiError if the API server does not respond or rejects the credentials."""
-    return await read(client, Facts(), ACCESS)
-
-
-async def _nodes_and_pods(client: Client, facts: Facts) -> Facts:
-    nodes = await or_failure(client.list(PLACED_NODES))
-    return with_lists(facts, {"nodes": nodes, "pods": await or_failure(client.list(REVIEWED_PODS))})
+async def _pods(client: Client, facts: Facts) -> Facts:
+    return with_lists(facts, {"pods": await or_failure(client.list(REVIEWED_PODS))})
 
 
 async def _rbac(client: Client, _: Facts) -> Rbac:
@@ -47,7 +40,7 @@ async def _skipped(client: Client, facts: Facts) -> Facts:
     return replace(facts, skipped=skipped)
 
 
-ACCESS: Final[Sequence[Part]] = (*DAEMONS, read_custom_resources, _nodes_and_pods, reads("rbac", _rbac), _skipped)
+ACCESS: Final[Sequence[Part]] = (*DAEMONS, read_custom_resources, read_nodes, _pods, reads("rbac", _rbac), _skipped)
 
 
 async def read_azure(facts: Facts, azure: HostReader, own_identity: str) -> AzureState:

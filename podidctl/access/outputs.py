@@ -46,10 +46,8 @@ def render(review: AccessReview, output: AccessOutput, to: Console) -> None:
     match output:
         case AccessOutput.TABLE | AccessOutput.WIDE:
             _show(review, to, wide=output is AccessOutput.WIDE)
-        case AccessOutput.JSON:
-            print_document(review, Output.JSON, to)
-        case AccessOutput.YAML:
-            print_document(review, Output.YAML, to)
+        case AccessOutput.JSON | AccessOutput.YAML:
+            print_document(review, Output(output), to)
         case AccessOutput.DOT:
             print_text(dot(review), to)
         case AccessOutput.HTML:

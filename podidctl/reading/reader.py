@@ -248,11 +248,12 @@ async def _node(client: Client, facts: Facts, pod: Pod) -> Facts:
     return with_lists(facts, {"nodes": node if isinstance(node, ReadFailure) else list(filter(None, [node]))})
 
 
-async def _nodes(client: Client, facts: Facts) -> Facts:
+async def read_nodes(client: Client, facts: Facts) -> Facts:
+    """Return the facts with all nodes."""
     return with_lists(facts, {"nodes": await or_failure(client.list(PLACED_NODES))})
 
 
-SHARED: Final[Sequence[Part]] = (reads("nmi", _nmi), _resources, _nodes, SERVER, _dated)
+SHARED: Final[Sequence[Part]] = (reads("nmi", _nmi), _resources, read_nodes, SERVER, _dated)
 """Parts that several pods share: one list of each kind."""
 
 

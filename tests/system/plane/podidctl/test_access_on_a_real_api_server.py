@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from podidctl.access.gather import gather
+from podidctl.access.gather import ACCESS
 from podidctl.access.review import review
 from podidctl.access.schema import Action
 from podidctl.evaluation.rbac import Permissions, Request, SubjectKey, service_account
 from podidctl.facts.model import Facts, ReadFailure
+from podidctl.reading.reader import read as read_facts
 from podidentity.kube import access
 from podidentity.kube.client import JSON_PATCH, MERGE_PATCH, Client
 from podidentity.kube.paths import object_path
@@ -176,7 +177,7 @@ def server_decisions(plane: Plane, user: str, groups: Sequence[str]) -> list[boo
 
 async def read(plane: Plane) -> Facts:
     async with Client(direct_access(plane.server, plane.ca, plane.token), user_agent="test") as client:
-        return await gather(client)
+        return await read_facts(client, Facts(), ACCESS)
 
 
 async def test_resolved_permissions_equal_the_servers_decisions(real: Plane) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from podidctl.access.gather import gather
+from podidctl.access.gather import ACCESS
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Way
 from podidctl.facts.model import Facts
@@ -18,7 +18,7 @@ RECORD = "aad-pod-identity-config"
 
 
 async def read(cluster: MemoryCluster) -> AccessReview:
-    return review(await gather(cluster.client))
+    return review(await read_facts(cluster.client, Facts(), ACCESS))
 
 
 def spelled(
