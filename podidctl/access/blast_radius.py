@@ -60,18 +60,18 @@ class ReviewIndex:
         if pod.takes_over_node and (node := self.nodes.get(pod.node)) is not None:
             return node.blast_radius
         host = self.host_of(pod) if pod.host_access else None
-        return _radius(self._grants[pod.full_name], host, (), with_bypassed=False)
+        return blast_radius(self._grants[pod.full_name], host)
 
 
-def node_blast_radius(grants: Iterable[Grant], host: Host | None, accounts: Iterable[str]) -> BlastRadius:
-    """Return the reach of a node on *host*, whose pods have *grants*, and where NMI and MIC run with *accounts*."""
-    # A node's root reads the tokens of all its pods, so it also gets what its pods' own requests do not.
-    return _radius(grants, host, accounts, with_bypassed=True)
-
-
-def _radius(grants: Iterable[Grant], host: Host | None, accounts: Iterable[str], *, with_bypassed: bool) -> BlastRadius:
+def blast_radius(
+    grants: Iterable[Grant], host: Host | None, accounts: Iterable[str] = (), *, of_node: bool = False
+) -> BlastRadius:
+    """Return the reach of a pod with *grants* and access to *host*, or of the node (*of_node*) whose pods have these
+    grants, and where NMI and MIC run with *accounts*.
+    """
     own = list(grants)
-    bypassed = {GrantState.BYPASSED} if with_bypassed else set()
+    # A node's root reads the tokens of all its pods, so it also gets what its pods' own requests do not.
+    bypassed = {GrantState.BYPASSED} if of_node else set()
     today = {grant.identity for grant in own if grant.state in REACHED_TODAY}
     federated = {grant.identity for grant in own if grant.state in REACHED_FEDERATED | bypassed}
     return BlastRadius(

@@ -8,7 +8,7 @@ from functools import cached_property
 import msgspec
 
 from mic.decisions.assignments import Key, misconfigured
-from podidctl.access.blast_radius import find_programs, node_blast_radius
+from podidctl.access.blast_radius import blast_radius, find_programs
 from podidctl.access.grants import find_grants, live_pods, pod_note
 from podidctl.access.host_access import host_access, undecided_access
 from podidctl.access.hosts import CRITICAL, find_hosts, host_ids, identities_of_cluster
@@ -42,6 +42,7 @@ from podidctl.evaluation.federated import account_name
 from podidctl.evaluation.rbac import Permissions
 from podidctl.facts.kinds import service_account_of
 from podidctl.facts.model import Facts, ReadFailure
+from podidctl.facts.workloads import controller
 from podidctl.report.text import grouped
 from podidentity.object_limits import oversized
 
@@ -209,7 +210,7 @@ class _Review(ClusterCase):
                 nmi=self.nmi_states[name],
                 pods=pods[name],
                 host_pods=host_pods[name],
-                blast_radius=node_blast_radius(grants[name], hosts[self.host_ids[name]], accounts[name]),
+                blast_radius=blast_radius(grants[name], hosts[self.host_ids[name]], accounts[name], of_node=True),
             )
             for name in self.node_names
         ]
@@ -351,7 +352,7 @@ class _Review(ClusterCase):
 
 def workload_of(pod: ReviewedPod) -> str:
     """Return the owner of the pod; for the ReplicaSet of a Deployment the Deployment."""
-    owner = next((owner for owner in pod.metadata.owner_references or () if owner.controller), None)
+    owner = controller(pod)
     if owner is None:
         return f"Pod {pod.metadata.name}"
     suffix = "-" + pod.metadata.label("pod-template-hash")
