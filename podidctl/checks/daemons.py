@@ -1,7 +1,6 @@
 """Checks of NMI and MIC: on every node, ready, of one version, with consistent flags and one leader. Pure."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -9,9 +8,9 @@ from mic.startup.settings import Settings as MicSettings
 from nmi.node.host_routing import LABEL
 from nmi.settings import Settings as NmiSettings
 from podidctl.evaluation.cluster import ClusterCase
-from podidctl.evaluation.daemons import NO_NMI_FOUND, absent_nmi, missing_nmi
+from podidctl.evaluation.daemons import NO_NMI_FOUND, MissingNmi, absent_nmi
 from podidctl.evaluation.pod import PodCase
-from podidctl.facts.kinds import Daemon, PlacedNode, parse_time, service_account_of
+from podidctl.facts.kinds import Daemon, parse_time, service_account_of
 from podidctl.facts.model import BLOCKED, REASONS, RULE_EVENTS_MAX, RULES_LABEL, UNEXPECTED, Locks, ReadFailure
 from podidctl.facts.settings import mic_namespaces, mic_settings, nmi_settings, read_settings
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
@@ -95,8 +94,9 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
         yield problem("NMI", message, then)
         return
     there = {daemon.spec.node_name for daemon in nmi}
-    without = [node for node in nodes or () if node.metadata.name not in there and node.can_run_nmi]
-    yield from _without_nmi(without, nmi)
+    suitable = {node.metadata.name for node in nodes or () if node.can_run_nmi}
+    without = {name: missing for name, missing in case.nodes_without_nmi.items() if name in suitable}
+    yield from _without_nmi(without)
     unready = [daemon for daemon in nmi if not daemon.ready]
     for cause, several in grouped((running_as("NMI", daemon), daemon) for daemon in unready).items():
         message = f"{counted(len(several), 'NMI is', 'NMIs are')} not ready: " + listed(
@@ -110,17 +110,11 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
         yield ok("NMI", f"ready on {counted(len(there), 'node')}")
 
 
-def _without_nmi(nodes: Sequence[PlacedNode], nmi: Sequence[Daemon]) -> Iterator[Finding]:
+def _without_nmi(nodes: Mapping[str, MissingNmi]) -> Iterator[Finding]:
     """Report *nodes*, which have no NMI, one finding for each cause."""
-    by_cause: defaultdict[str, list[str]] = defaultdict(list)
-    actions: dict[str, str] = {}
-    for node in nodes:
-        missing = missing_nmi(node, nmi)
-        by_cause[missing.reason].append(node.metadata.name)
-        actions.setdefault(missing.reason, missing.then)
-    for reason, names in by_cause.items():
+    for reason, names in grouped((missing.reason, name) for name, missing in nodes.items()).items():
         message = f"{counted(len(names), 'node')} without NMI, where IMDS responds to pods: {listed(names)}: {reason}"
-        yield problem("NMI", message, actions[reason])
+        yield problem("NMI", message, nodes[names[0]].then)
 
 
 def check_controllers(case: ClusterCase) -> Iterator[Finding]:
