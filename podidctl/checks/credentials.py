@@ -133,7 +133,7 @@ def _refused_principals(case: ClusterCase) -> Iterator[str]:
     An Event of NMI names the Secret and no identity: it counts for the identities that are bound to its pod.
     """
     recent = case.facts.refused if not isinstance(case.facts.refused, ReadFailure) else {}
-    cases = _cases(case)
+    cases = _cases(case, recent)
     for pod, refusal in recent.items():
         if not is_of_credential(refusal):
             continue
@@ -146,18 +146,17 @@ def _refused_principals(case: ClusterCase) -> Iterator[str]:
                 yield "/".join(identity.key)
 
 
-def _cases(case: ClusterCase) -> Mapping[str, PodCase]:
-    """Return each refused pod (`namespace/name`) that has a label, with the bindings that select it, their identities
-    and what is assigned to it.
+def _cases(case: ClusterCase, refused: Mapping[str, RecentRefusal]) -> Mapping[str, PodCase]:
+    """Return each of the *refused* pods (`namespace/name`) that has a label, with the bindings that select it, their
+    identities and what is assigned to it.
     """
     facts = case.facts
-    recent = facts.refused if not isinstance(facts.refused, ReadFailure) else {}
     identities = {identity.key: identity for identity in facts.identities}
     selecting = grouped((binding.spec.selector, binding) for binding in facts.bindings)
     assigned = grouped(((its.spec.pod_namespace, its.spec.pod), its) for its in facts.assigned)
     cases = {}
     for pod in facts.pods:
-        if (name := "/".join(pod.key)) not in recent or not pod.binding_label:
+        if (name := "/".join(pod.key)) not in refused or not pod.binding_label:
             continue
         bindings = selecting.get(pod.binding_label, ())
         keys = {(binding.metadata.namespace, binding.spec.azure_identity) for binding in bindings}
@@ -174,7 +173,8 @@ def _cases(case: ClusterCase) -> Mapping[str, PodCase]:
 
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
-    every, cases = case.read("tokens", case.facts.refused), _cases(case)
+    every = case.read("tokens", case.facts.refused)
+    cases = _cases(case, every)
     unassigned = [
         pod for pod, refusal in every.items() if pod in cases and names_unassigned(cases[pod], refusal.text, refusal.at)
     ]

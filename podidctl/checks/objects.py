@@ -30,7 +30,6 @@ from podidentity.resources import (
     IDENTITIES,
     AzureIdentity,
     AzureIdentityBinding,
-    IdentityType,
     Kind,
     Pod,
     PodSpec,
@@ -110,9 +109,7 @@ def _selected(
     """Return the running pods that *bindings* of one identity select and may serve."""
     selectors = {binding.spec.selector for binding in bindings}
     namespaces = {binding.metadata.namespace for binding in bindings}
-    own_only = case.namespaced or (
-        identity is not None and (identity.namespaced or identity.spec.type == IdentityType.FEDERATED)
-    )
+    own_only = case.namespaced or (identity is not None and identity.namespaced)
     return [
         pod
         for pod in live_pods(case.facts)
