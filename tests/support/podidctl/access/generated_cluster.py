@@ -13,10 +13,10 @@ from podidctl.facts.model import AzureState, Facts
 from podidctl.facts.rbac import Rbac
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import GROUP, AzureAssignedIdentity, AzureIdentity
+from tests.support import objects
 from tests.support.podidctl.access.small_cluster import (
     READ_AT,
     SUBSCRIPTION,
-    assigned_identity,
     binding,
     bound,
     exception,
@@ -43,7 +43,7 @@ def generated_cluster(pods: int = 5000, identities: int = 300, nodes: int = 500)
     bindings = [binding(identity_.metadata.name, identity_.metadata.namespace) for identity_ in the_identities]
     the_pods = [_pod(number, nodes, the_identities) for number in range(pods)]
     assigned = [
-        assigned_identity(pod_, the_identities[number % identities], bindings[number % identities])
+        objects.assigned(pod_, the_identities[number % identities], bindings[number % identities])
         for number, pod_ in enumerate(the_pods)
         if number % 50
     ]

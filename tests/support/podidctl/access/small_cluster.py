@@ -27,26 +27,18 @@ from podidctl.facts.settings import genuine_mic, genuine_nmi
 from podidctl.reading.objects import with_lists
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import (
-    ASSIGNED,
-    BEHAVIOR_ANNOTATION,
     BINDING_LABEL,
     GROUP,
-    NODENAME_LABEL,
-    AzureAssignedIdentity,
-    AzureAssignedIdentitySpec,
-    AzureAssignedIdentityStatus,
     AzureIdentity,
     AzureIdentityBinding,
-    AzureIdentityBindingSpec,
-    AzureIdentitySpec,
     AzurePodIdentityException,
     AzurePodIdentityExceptionSpec,
     BareMeta,
     Meta,
     OwnerReference,
     SecretReference,
-    nodename_label,
 )
+from tests.support import objects
 from tests.support.podidctl import doctor_inputs
 
 READ_AT: Final = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -69,25 +61,20 @@ def node(name: str, host: str) -> PlacedNode:
 def identity(
     name: str, namespace: str = "shop", kind: int = 0, *, namespaced: bool = False, **spec: Any
 ) -> AzureIdentity:
-    usual: dict[str, Any] = {"type": kind, "client_id": f"client-{name}"}
-    if kind == 0:
-        usual["resource_id"] = identity_id(name)
-    elif kind in {1, 2}:
-        usual |= {"client_password": SecretReference(name=f"{name}-secret", namespace=namespace), "tenant_id": "tenant"}
-    else:
-        usual["tenant_id"] = "tenant"
-    annotations = {BEHAVIOR_ANNOTATION: "namespaced"} if namespaced else None
-    return AzureIdentity(
-        metadata=Meta(name=name, namespace=namespace, uid=f"uid-{name}", annotations=annotations),
-        spec=AzureIdentitySpec(**(usual | spec)),
+    made = objects.identity(
+        name,
+        namespace=namespace,
+        type_=kind,
+        namespaced=namespaced,
+        resource_id=identity_id(name) if kind == 0 else "",
+        client_password=SecretReference(name=f"{name}-secret", namespace=namespace) if kind in {1, 2} else None,
+        tenant_id="tenant" if kind else "",
     )
+    return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, **spec))
 
 
 def binding(name: str, namespace: str = "shop", *, identity: str = "", selector: str = "") -> AzureIdentityBinding:
-    return AzureIdentityBinding(
-        metadata=Meta(name=name, namespace=namespace, uid=f"uid-binding-{name}"),
-        spec=AzureIdentityBindingSpec(azure_identity=identity or name, selector=selector or name),
-    )
+    return objects.binding(name, namespace=namespace, identity=identity or name, selector=selector or name)
 
 
 def pod(
@@ -143,28 +130,6 @@ def pod(
     }
     made = msgspec.convert(document, ReviewedPod)
     return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, **spec))
-
-
-def assigned_identity(
-    pod: ReviewedPod, identity: AzureIdentity, binding: AzureIdentityBinding, status: str = ASSIGNED
-) -> AzureAssignedIdentity:
-    """Return the object as MIC writes it."""
-    namespaced = identity.namespaced
-    return AzureAssignedIdentity(
-        metadata=Meta(
-            name=f"{pod.metadata.name}-{pod.metadata.namespace}-{identity.metadata.name}",
-            namespace=identity.metadata.namespace if namespaced else "default",
-            labels={NODENAME_LABEL: nodename_label(pod.spec.node_name)},
-        ),
-        spec=AzureAssignedIdentitySpec(
-            azure_identity_ref=identity,
-            azure_binding_ref=binding,
-            pod=pod.metadata.name,
-            pod_namespace=pod.metadata.namespace,
-            nodename=pod.spec.node_name,
-        ),
-        status=AzureAssignedIdentityStatus(status=status),
-    )
 
 
 def exception(namespace: str = "shop", name: str = "legacy", **labels: str) -> AzurePodIdentityException:
@@ -254,7 +219,7 @@ def small_cluster(**changes: Any) -> Facts:
         identities=(payments, reports, legacy),
         bindings=tuple(bindings),
         assigned=tuple(
-            assigned_identity(*parts)
+            objects.assigned(*parts)
             for parts in ((web, payments, bindings[0]), (report, reports, bindings[1]), (robot, legacy, bindings[2]))
         ),
         pods=(web, report, robot, agent, *map(nmi_pod, ("node-0", "node-1", "node-2"))),
@@ -325,8 +290,3 @@ def grants_of(access: AccessReview, pod: str) -> dict[str, Grant]:
 def pod_of(access: AccessReview, name: str) -> PodAccess:
     (pod_,) = (pod_ for pod_ in access.pods if pod_.full_name == name)
     return pod_
-
-
-def document(access: AccessReview) -> bytes:
-    """Return the review as `podidctl access -o json` prints it, without control characters escaped."""
-    return msgspec.json.format(msgspec.json.encode(access), indent=2) + b"\n"

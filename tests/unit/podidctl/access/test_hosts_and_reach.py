@@ -76,7 +76,6 @@ def test_without_azure_only_what_the_cluster_shows_is_listed() -> None:
         None,
     )
     assert access_review.unknown == [], "the operator did not ask for Azure"
-    access_review = reviewed(azure=None)
     assert not node_of(access_review, "node-0").today.complete
     assert of_pod(access_review, "shop/web-7d4b-x1").today.complete
     assert not of_pod(access_review, "ops/agent").today.complete

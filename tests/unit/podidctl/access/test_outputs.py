@@ -24,7 +24,6 @@ from tests.support.podidctl.access.small_cluster import (
     attached,
     binding,
     bound,
-    document,
     exception,
     identity,
     identity_id,
@@ -164,7 +163,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def store(name: str, access_review: AccessReview) -> None:
-    Path(name).write_bytes(document(access_review))
+    Path(name).write_text(printed(access_review, AccessOutput.JSON))
 
 
 def test_stored_reviews_are_printed_unchanged_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
