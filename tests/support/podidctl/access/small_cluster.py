@@ -32,13 +32,11 @@ from podidentity.resources import (
     AzureIdentity,
     AzureIdentityBinding,
     AzurePodIdentityException,
-    AzurePodIdentityExceptionSpec,
     BareMeta,
-    Meta,
     OwnerReference,
     SecretReference,
 )
-from tests.support import objects
+from tests.support import nmi_objects, objects
 from tests.support.podidctl import doctor_inputs
 
 READ_AT: Final = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -133,9 +131,7 @@ def pod(
 
 
 def exception(namespace: str = "shop", name: str = "legacy", **labels: str) -> AzurePodIdentityException:
-    return AzurePodIdentityException(
-        metadata=Meta(name=name, namespace=namespace), spec=AzurePodIdentityExceptionSpec(pod_labels=labels)
-    )
+    return nmi_objects.exception(name, labels, namespace=namespace)
 
 
 def nmi(node: str, *flags: str) -> Daemon:
