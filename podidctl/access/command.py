@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mic.azure.reading import read_hosts
 from mic.startup.azure_reader import azure_reader
 from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
-from podidctl.access.gather import ACCESS, read_azure
+from podidctl.access.gather import ACCESS
 from podidctl.access.outputs import AccessOutput, render
 from podidctl.access.policy import FILE_MAX, PolicyError, RuleLine, evaluate, parse_policy
 from podidctl.access.policy_output import PolicyOutput, render_policy
@@ -28,7 +29,8 @@ from podidctl.commands.connection import (
     parse_pod_name,
 )
 from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, RequestTimeout, examples, print_report
-from podidctl.facts.model import Facts
+from podidctl.evaluation.needs import distinct_hosts
+from podidctl.facts.model import AzureState, Facts
 from podidctl.reading.reader import read
 from podidctl.report.text import Output, console, print_line, print_text
 from podidentity.exits import StartError
@@ -192,7 +194,8 @@ async def _read(settings: ClusterSettings, *, ask_azure: bool) -> tuple[Facts, s
     if not ask_azure:
         return objects, usual
     async with azure_reader(settings) as (own, azure):
-        return replace(objects, azure=await read_azure(objects, azure, own)), usual
+        responses = await read_hosts(azure, distinct_hosts(objects.nodes))
+        return replace(objects, azure=AzureState(responses, own)), usual
 
 
 def _read_review(file: str) -> AccessReview:

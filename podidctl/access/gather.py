@@ -1,4 +1,4 @@
-"""Parts of the facts that the review is computed from: one list of each kind, and with Azure one GET of each host.
+"""Parts of the facts that the review is computed from: one list of each kind.
 
 A kind that may not be read is a `ReadFailure`, so that the rest of the review is still possible.
 """
@@ -8,11 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from mic.azure.host_client import HostReader
-from mic.azure.reading import read_hosts
 from podidctl.access.projections import REVIEWED_PODS
-from podidctl.evaluation.needs import distinct_hosts
-from podidctl.facts.model import AzureState, Facts
+from podidctl.facts.model import Facts
 from podidctl.facts.rbac import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES, Rbac
 from podidctl.reading.objects import read_custom_resources, with_lists
 from podidctl.reading.reader import DAEMONS, Part, read_nodes, reads
@@ -41,8 +38,3 @@ async def _skipped(client: Client, facts: Facts) -> Facts:
 
 
 ACCESS: Final[Sequence[Part]] = (*DAEMONS, read_custom_resources, read_nodes, _pods, reads("rbac", _rbac), _skipped)
-
-
-async def read_azure(facts: Facts, azure: HostReader, own_identity: str) -> AzureState:
-    """Return Azure's responses about the hosts of all nodes."""
-    return AzureState(await read_hosts(azure, distinct_hosts(facts.nodes)), own_identity)
