@@ -32,6 +32,7 @@ from podidctl.evaluation.needs import (
     use_review,
 )
 from podidctl.evaluation.pod import PodCase
+from podidctl.evaluation.rbac import ACCOUNT_PREFIX, service_account
 from podidctl.evaluation.rights import mic_rights, nmi_rights, upgrade_rights
 from podidctl.evaluation.tokens import application_of
 from podidctl.facts.kinds import Daemon, service_account_of
@@ -61,10 +62,10 @@ from podidentity.resources import AzureIdentity, IdentityType, Pod
 async def decide(client: Client, review: Review) -> Decision:
     """Return the API server's decision. Raises ApiError."""
     # The API server adds no groups to a review, so these are the ones that it gives to a service account's token.
-    namespace, name = review.account.split("/")
+    account, *groups = service_account(review.account)
     spec = {
-        "user": f"system:serviceaccount:{namespace}:{name}",
-        "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"],
+        "user": f"{ACCOUNT_PREFIX}{account.namespace}:{account.name}",
+        "groups": [group.name for group in groups],
         "resourceAttributes": review.attributes,
     }
     return await review_access(client, "SubjectAccessReview", spec)
