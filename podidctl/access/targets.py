@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TypeAlias
 
 from mic.decisions.assignments import misconfigured
@@ -21,7 +20,7 @@ Names: TypeAlias = frozenset[str]
 class ByName:
     """Identities by the name of a namespaced object (`namespace/name`), with their unions by namespace."""
 
-    def __init__(self, identities: Mapping[str, AbstractSet[str]] = MappingProxyType({})) -> None:
+    def __init__(self, identities: Mapping[str, AbstractSet[str]]) -> None:
         self.of_object: Mapping[str, Names] = {name: frozenset(its) for name, its in identities.items()}
         self._objects: defaultdict[str, dict[str, Names]] = defaultdict(dict)
         for name, its in self.of_object.items():
@@ -47,17 +46,17 @@ def _union(several: Iterable[AbstractSet[str]]) -> Names:
 class Targets:
     """AzureIdentities that each action leads to. Names of namespaced things are `namespace/name`."""
 
-    identities: Names = frozenset()
-    offered: Callable[[str], Names] = lambda _namespace: frozenset()
+    identities: Names
+    offered: Callable[[str], Names]
     """Identities that bindings give to pods of a namespace with any label; of every namespace if it is empty."""
-    of_pods: ByName = field(default_factory=ByName)
+    of_pods: ByName
     """By pod: its grants, and with access to its host those of the host."""
     of_nodes: Mapping[str, Names] = field(default_factory=dict)
     """By node: those of its pods."""
-    of_accounts: ByName = field(default_factory=ByName)
+    of_accounts: ByName
     """By service account: identities of type 3, those within reach of NMI's and MIC's own accounts, and those that the
     account's permissions lead to."""
-    of_secrets: ByName = field(default_factory=ByName)
+    of_secrets: ByName
     """By Secret."""
     only: Names | None = None
     """Identities that count; None for all. Permissions that lead to none of them are left out."""
