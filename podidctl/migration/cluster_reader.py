@@ -1,17 +1,22 @@
 """Reader of the live cluster for both migrations. Only lists and gets, so read permissions are enough."""
 
 from collections.abc import Awaitable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from mic.startup.object_upgrade import KINDS, kinds_that_drop_old_names
 from mic.startup.settings import Settings
 from mic.startup.type_upgrade import UpgradeRecord
-from podidctl.facts.kinds import DaemonContainer
-from podidctl.facts.workloads import DAEMON_SETS, DEPLOYMENTS, TEMPLATED, WorkloadObject
+from podidctl.facts.workloads import TEMPLATED, WorkloadObject
 from podidctl.migration.differences import Installation
-from podidctl.migration.installed_programs import InstalledProgram, is_namespaced, mic_settings
+from podidctl.migration.installed_programs import (
+    KINDS_OF_PROGRAMS,
+    InstalledProgram,
+    installed_programs,
+    is_namespaced,
+    mic_settings,
+)
 from podidctl.migration.workloads import SERVICE_ACCOUNTS, WorkloadState
 from podidctl.reading.objects import document_of
 from podidctl.reading.reader import lock_record
@@ -34,8 +39,6 @@ from podidentity.resources import (
 
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
-
-PROGRAMS: Final = ("nmi", "mic")
 
 
 async def read_installation(client: Client) -> tuple[Installation, list[InstalledProgram]]:
@@ -70,15 +73,15 @@ async def read_workload_state(client: Client, *, force_namespaced: bool) -> Work
     """Return the input of the migration to workload identity. Identities serve only their own namespace with
     *force_namespaced*, or if the installed MIC or NMI has this flag. Raises ApiError.
     """
-    # A refusal needs no report here, because the lists of TEMPLATED then fail, too.
-    programs = await _programs(client, {})
+    identities, bindings = await client.list(IDENTITIES), await client.list(BINDINGS)
+    objects = {kind.name: await list_if_served(client, kind) for kind in TEMPLATED}
     return WorkloadState(
-        identities=await client.list(IDENTITIES),
-        bindings=await client.list(BINDINGS),
-        objects={kind.name: await list_if_served(client, kind) for kind in TEMPLATED},
+        identities=identities,
+        bindings=bindings,
+        objects=objects,
         pods=await client.list(SCHEDULED_PODS),
         accounts=await client.list(SERVICE_ACCOUNTS),
-        force_namespaced=force_namespaced or is_namespaced(programs),
+        force_namespaced=force_namespaced or is_namespaced(installed_programs(objects)),
     )
 
 
@@ -124,36 +127,13 @@ def _name(kind: Kind[Any], meta: BareMeta) -> str:
 
 async def _programs(client: Client, unread: dict[str, str]) -> list[InstalledProgram]:
     """Return the installed programs. *unread* states why DaemonSets or Deployments cannot be read."""
-    programs: list[InstalledProgram] = []
-    for kind in (DAEMON_SETS, DEPLOYMENTS):
+    objects: dict[str, list[WorkloadObject]] = {}
+    for kind in KINDS_OF_PROGRAMS.values():
         try:
-            workloads = await client.list(kind)
+            objects[kind.name] = await client.list(kind)
         except (Forbidden, NotFound) as error:
             unread[kind.plural] = error.message
-            continue
-        programs += [
-            program
-            for workload in workloads
-            for container in workload.template.spec.containers
-            if (program := _program(kind, workload, container)) is not None
-        ]
-    return programs
-
-
-def _program(kind: Kind[Any], workload: WorkloadObject, container: DaemonContainer) -> InstalledProgram | None:
-    """Return the NMI or MIC that *container* runs, by the name of its image or its own, or None."""
-    image = container.image.rpartition("/")[2].partition("@")[0].partition(":")[0]
-    name = next((name for name in PROGRAMS if name in {image, container.name}), None)
-    if name is None or (kind is DAEMON_SETS) is not (name == "nmi"):
-        return None
-    meta = workload.metadata
-    return InstalledProgram(
-        name=name,
-        workload=f"{kind.name} {meta.namespace}/{meta.name}",
-        namespace=meta.namespace,
-        flags=[*container.command[1:], *container.args],
-        environ={variable.name: variable.value for variable in container.env if variable.value},
-    )
+    return installed_programs(objects)
 
 
 async def _or_unread(read: Awaitable[T], what: str, unread: dict[str, str]) -> T | None:

@@ -4,16 +4,20 @@ The programs' own parsers read the flags, so that this module does not repeat th
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import mic.startup.settings
 import nmi.settings
 from podidctl.facts.settings import reject_help
+from podidctl.facts.workloads import DAEMON_SETS, DEPLOYMENTS, WorkloadObject
 from podidctl.migration.differences import Difference, fix, no_action, review
 from podidentity.flags import UsageError
 
+KINDS_OF_PROGRAMS: Final = {"nmi": DAEMON_SETS, "mic": DEPLOYMENTS}
+AnySettings = nmi.settings.Settings | mic.startup.settings.Settings
 _VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
 
@@ -43,7 +47,7 @@ class InstalledProgram:
         """Return whether *flag* is among the flags, with one or two dashes."""
         return any(argument.lstrip("-").partition("=")[0] == flag for argument in self.flags)
 
-    def settings(self) -> nmi.settings.Settings | mic.startup.settings.Settings:
+    def settings(self) -> AnySettings:
         """Return the settings as this version reads them. Raises UsageError for flags that it rejects."""
         argv = reject_help(self.argv)
         if self.name == "nmi":
@@ -51,27 +55,40 @@ class InstalledProgram:
         return mic.startup.settings.parse(argv, {"MIC_POD_NAMESPACE": self.namespace, **self.environ})
 
 
-def mic_settings(programs: Sequence[InstalledProgram]) -> mic.startup.settings.Settings | None:
+def installed_programs(objects: Mapping[str, Sequence[WorkloadObject]]) -> list[InstalledProgram]:
+    """Return each NMI and MIC that *objects*, by kind, run: by the name of a container's image or its own."""
+    return [
+        InstalledProgram(
+            name=name,
+            workload=f"{kind.name} {'/'.join(workload.key)}",
+            namespace=workload.metadata.namespace,
+            flags=[*container.command[1:], *container.args],
+            environ={variable.name: variable.value for variable in container.env if variable.value},
+        )
+        for name, kind in KINDS_OF_PROGRAMS.items()
+        for workload in objects.get(kind.name, ())
+        for container in workload.template.spec.containers
+        if name in {container.name, container.image.rpartition("/")[2].partition("@")[0].partition(":")[0]}
+    ]
+
+
+def _readable_settings(programs: Iterable[InstalledProgram]) -> Iterator[AnySettings]:
+    """Yield the settings of *programs* with readable flags; `check_programs` reports the others."""
+    for program in programs:
+        with suppress(UsageError):
+            yield program.settings()
+
+
+def mic_settings(programs: Iterable[InstalledProgram]) -> mic.startup.settings.Settings | None:
     """Return the installed MIC's settings as this version reads them; None if there is none or they cannot be read."""
-    for program in programs:
-        if program.name == "mic":
-            try:
-                settings = program.settings()
-            except UsageError:
-                return None
-            return settings if isinstance(settings, mic.startup.settings.Settings) else None
-    return None
+    mics = [program for program in programs if program.name == "mic"]
+    every = _readable_settings(mics[:1])
+    return next((settings for settings in every if isinstance(settings, mic.startup.settings.Settings)), None)
 
 
-def is_namespaced(programs: Sequence[InstalledProgram]) -> bool:
+def is_namespaced(programs: Iterable[InstalledProgram]) -> bool:
     """Return whether one of them restricts identities to their namespaces. Unreadable flags are ignored."""
-    for program in programs:
-        try:
-            if program.settings().force_namespaced:
-                return True
-        except UsageError:
-            continue
-    return False
+    return any(settings.force_namespaced for settings in _readable_settings(programs))
 
 
 def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:

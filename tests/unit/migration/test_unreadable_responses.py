@@ -101,6 +101,12 @@ async def test_a_slow_version_does_not_end_the_plan(cluster: MemoryCluster, monk
     assert (await run().plan(workload_identity=False)).steps
 
 
+async def test_a_plan_lists_each_kind_of_workload_once(cluster: MemoryCluster) -> None:
+    await run().plan(workload_identity=True)
+    lists = [request.path.partition("?")[0] for request in cluster.api.requests if "/apis/apps/" in request.path]
+    assert len(lists) == len(set(lists)) == 4
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 async def test_no_response_causes_an_unexpected_error(
     name: str, cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
