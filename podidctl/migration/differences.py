@@ -15,7 +15,7 @@ from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES
 from podidctl.migration.manifests import object_name
-from podidctl.report.text import listed
+from podidctl.report.text import grouped, listed
 from podidentity.azure.clouds import of_environment
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.kube.decoding import Malformed, decode_object
@@ -121,9 +121,7 @@ def find_differences(installation: Installation, of_programs: Iterable[Differenc
 
 def manifest_differences(documents: Iterable[Document]) -> list[Difference]:
     """Return the differences that manifests alone show; other objects may exist elsewhere."""
-    by_kind: defaultdict[str, list[Document]] = defaultdict(list)
-    for document in documents:
-        by_kind[str(document.get("kind"))].append(document)
+    by_kind = grouped((str(document.get("kind")), document) for document in documents)
     unreadable: list[Difference] = []
     identities = {identity.key: identity for identity in _decoded(IDENTITIES, by_kind, unreadable)}
     exceptions = _decoded(EXCEPTIONS, by_kind, unreadable)
@@ -218,16 +216,15 @@ def _bindings(bindings: Sequence[AzureIdentityBinding], identities: Identities) 
 
 def _ambiguous_identities(bindings: Sequence[AzureIdentityBinding], identities: Identities) -> Iterator[Difference]:
     """Yield identities for which a pod may get a different one than with the Go implementation."""
-    by_selector: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
-    order: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for binding in bindings:
-        key = (binding.metadata.namespace, binding.spec.azure_identity)
-        if key in identities:
-            by_selector[binding.spec.selector].add(key)
-            order[binding.spec.selector].append((binding.metadata.name, key[1], key[0]))
-    for selector, keys in sorted(by_selector.items()):
+    by_selector = grouped(
+        (binding.spec.selector, (binding.metadata.name, binding.spec.azure_identity, binding.metadata.namespace))
+        for binding in bindings
+        if (binding.metadata.namespace, binding.spec.azure_identity) in identities
+    )
+    for selector, named in sorted(by_selector.items()):
+        keys = {(namespace, name) for _, name, namespace in named}
         if len(keys) > 1:
-            _, name, namespace = min(order[selector])  # the order by which NMI chooses
+            _, name, namespace = min(named)  # the order by which NMI chooses
             own = "one of the pod's namespace, else " if len({key for key, _ in keys}) > 1 else ""
             yield review(
                 f"label aadpodidbinding={selector}",
@@ -235,17 +232,20 @@ def _ambiguous_identities(bindings: Sequence[AzureIdentityBinding], identities: 
                 "name), with the Go implementation an arbitrary one",
                 "let applications name a client id (AZURE_CLIENT_ID)",
             )
-        for name, namespaces in sorted(_same_names(keys).items()):
-            yield no_action(
-                f"AzureIdentities {', '.join(f'{namespace}/{name}' for namespace in namespaces)}",
-                f"have the same name and selector ({selector!r}): the Go implementation used one AzureAssignedIdentity "
-                "for all; here each has one, the later ones with a suffix in their names",
-                "nothing",
-            )
-    by_id: defaultdict[str, list[str]] = defaultdict(list)
-    for key, identity in sorted(identities.items()):
-        if identity.spec.resource_id:
-            by_id[identity.spec.resource_id.lower()].append("/".join(key))
+        by_name = grouped((name, f"{namespace}/{name}") for namespace, name in sorted(keys))
+        for _, names in sorted(by_name.items()):
+            if len(names) > 1:
+                yield no_action(
+                    f"AzureIdentities {', '.join(names)}",
+                    f"have the same name and selector ({selector!r}): the Go implementation used one "
+                    "AzureAssignedIdentity for all; here each has one, the later ones with a suffix in their names",
+                    "nothing",
+                )
+    by_id = grouped(
+        (identity.spec.resource_id.lower(), "/".join(key))
+        for key, identity in sorted(identities.items())
+        if identity.spec.resource_id
+    )
     for names in by_id.values():
         if len(names) > 1:
             yield no_action(
@@ -281,13 +281,6 @@ def _client_ids(identities: Identities) -> Iterator[Difference]:
                 )
 
 
-def _same_names(keys: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    by_name: defaultdict[str, list[str]] = defaultdict(list)
-    for namespace, name in sorted(keys):
-        by_name[name].append(namespace)
-    return {name: namespaces for name, namespaces in by_name.items() if len(namespaces) > 1}
-
-
 def _exceptions(exceptions: Iterable[AzurePodIdentityException]) -> Iterator[Difference]:
     for exception in sorted(exceptions, key=lambda exception: exception.key):
         labels = exception.spec.pod_labels or {}
@@ -305,18 +298,16 @@ def _pods(pods: Sequence[Pod], bindings: Sequence[AzureIdentityBinding]) -> Iter
     selectors = {binding.spec.selector for binding in bindings}
     without = [pod for pod in pods if pod.binding_label not in selectors and not pod.finished]
     if without:
-        names = [f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in without]
         yield review(
-            f"pods {listed(names, LISTED_MAX)}",
+            f"pods {listed(('/'.join(pod.key) for pod in without), LISTED_MAX)}",
             "have the label aadpodidbinding with a value that no binding selects; they get a 404 after 45 s, with the "
             "Go implementation after 80 s",
             "correct the label or the selector, or remove the label",
         )
     mirrors = [pod for pod in pods if pod.mirror and pod.binding_label and not pod.finished]
     if mirrors:
-        names = [f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in mirrors]
         yield review(
-            f"mirror pods {listed(names, LISTED_MAX)}",
+            f"mirror pods {listed(('/'.join(pod.key) for pod in mirrors), LISTED_MAX)}",
             "are static pods with the label aadpodidbinding; they get no identity, because their node's kubelet could "
             "have set any namespace and labels",
             "use a DaemonSet or Deployment instead",

@@ -6,7 +6,7 @@ identities, the account is for the one that NMI uses for a request that names no
 
 import ipaddress
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from podidctl.evaluation.federated import CREDENTIALS_MAX
 from podidctl.evaluation.federated_credentials import credential_name
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, ServiceAccount, Workload, WorkloadState
-from podidctl.report.text import listed
+from podidctl.report.text import grouped, listed
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.resources import BINDING_LABEL, AzureIdentity, IdentityType, Wire
 
@@ -112,9 +112,7 @@ class _Planner:
     def __init__(self, state: WorkloadState) -> None:
         self._state = state
         self._accounts = {account.key: account for account in state.accounts}
-        self._users: defaultdict[Key, list[Workload]] = defaultdict(list)
-        for workload in state.workloads:
-            self._users[workload.account_key].append(workload)
+        self._users = grouped((workload.account_key, workload) for workload in state.workloads)
         self._planned: dict[Key, PlannedAccount] = {}
         self._patches: list[WorkloadPatch] = []
         self._credentials: dict[tuple[str, str], PlannedCredential] = {}

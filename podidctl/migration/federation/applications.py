@@ -4,7 +4,6 @@
 applications that need only a label and annotations, because their federated credential exists.
 """
 
-from collections import defaultdict
 from typing import Any, Final
 
 from podidctl.facts.workloads import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS
@@ -18,6 +17,7 @@ from podidctl.migration.workload_identity import (
     usable_identities,
 )
 from podidctl.migration.workloads import Workload
+from podidctl.report.text import grouped
 from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity, IdentityType, Kind
 
@@ -36,9 +36,7 @@ _KINDS: Final = {kind.name for kind in CHANGEABLE_KINDS}
 def plan_applications(cluster: FederationState) -> list[Application]:
     """Return the workloads whose identity is federated or may become so."""
     made = plan_workload_identity(cluster.situation)
-    steps: defaultdict[str, list[ManualStep]] = defaultdict(list)
-    for step in made.by_hand:
-        steps[step.about].append(step)
+    steps = grouped((step.about, step) for step in made.by_hand)
     # A new service account would need a new federated credential, which this command does not create.
     existing = {(account.namespace, account.name): account for account in made.accounts if not account.is_new}
     applications = []

@@ -9,6 +9,7 @@ from typing import Any
 from mic.decisions.assignments import DesiredAssignment
 from podidctl.migration.federation.schema import AccountUsage
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, WorkloadState
+from podidctl.report.text import grouped
 from podidentity.resources import (
     ASSIGNED,
     BEHAVIOR_ANNOTATION,
@@ -77,10 +78,11 @@ def lagging_pods(
         for binding in bindings
         if binding.metadata.namespace == own and binding.spec.azure_identity == identity.metadata.name
     }
-    existing: defaultdict[Key, list[AzureAssignedIdentity]] = defaultdict(list)
-    for assignment in assigned:
-        if assignment.spec.azure_identity_ref.key == identity.key and assignment.metadata.deletion_timestamp is None:
-            existing[assignment.spec.pod_namespace, assignment.spec.pod].append(assignment)
+    existing = grouped(
+        ((assignment.spec.pod_namespace, assignment.spec.pod), assignment)
+        for assignment in assigned
+        if assignment.spec.azure_identity_ref.key == identity.key and assignment.metadata.deletion_timestamp is None
+    )
     return sorted(
         "/".join(pod.key)
         for pod in pods
