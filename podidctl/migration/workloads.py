@@ -30,8 +30,6 @@ DEFAULT_ACCOUNT: Final = "default"
 
 Key = tuple[str, str]
 """Namespace and name."""
-ObjectKey = tuple[str, str, str]
-"""Kind, namespace and name, for built-in kinds."""
 
 
 class ServiceAccount(Resource, frozen=True):
@@ -117,25 +115,13 @@ class WorkloadState:
                 yield pod
 
     def _templated(self) -> Iterator[Workload]:
-        for (kind, namespace, name), item in self._existing.items():
-            if self._owner(item) is not None:
-                continue
-            if kind == JOBS.name and item.status.ended:
-                continue
-            unpatchable = _unknown_owner_note(item)
-            if kind == JOBS.name:
-                unpatchable = unpatchable or "the template of a Job is immutable"
-            template = item.template
-            yield Workload(
-                next(templated.api_version for templated in TEMPLATED if templated.name == kind),
-                kind,
-                namespace,
-                name,
-                template.metadata.labels or {},
-                template.spec.service_account_name or DEFAULT_ACCOUNT,
-                unpatchable,
-                template.spec.host_network,
-            )
+        for kind in TEMPLATED:
+            for item in self.objects.get(kind.name, ()):
+                if self._owner(item) is not None or (kind is JOBS and item.status.ended):
+                    continue
+                note = _unknown_owner_note(item) or ("the template of a Job is immutable" if kind is JOBS else "")
+                labels = item.template.metadata.labels
+                yield _workload((kind.api_version, kind.name, *item.key), labels, item.template.spec, note)
 
     def _standalone_pods(self) -> Iterator[Workload]:
         """Yield pods without a built-in owner; equal pods of one foreign owner are one workload."""
@@ -144,18 +130,16 @@ class WorkloadState:
             if self._owner(pod) is not None or pod.finished:
                 continue
             meta, owner = pod.metadata, controller(pod)
-            account, labels = pod.spec.service_account_name or DEFAULT_ACCOUNT, meta.labels or {}
             if owner is None:
-                unpatchable = "it is a standalone pod, which is immutable"
-                yield Workload(
-                    "v1", "Pod", meta.namespace, meta.name, labels, account, unpatchable, pod.spec.host_network
-                )
+                note = "it is a standalone pod, which is immutable"
+                yield _workload(("v1", "Pod", *pod.key), meta.labels, pod.spec, note)
                 continue
             maker = (owner.api_version, owner.kind, meta.namespace, owner.name)
-            group = (*maker, account, pod.binding_label)
+            workload = _workload(maker, meta.labels, pod.spec, _unknown_owner_note(pod))
+            group = (*maker, workload.account, pod.binding_label)
             if group not in alike:
                 alike.add(group)
-                yield Workload(*maker, labels, account, _unknown_owner_note(pod), pod.spec.host_network)
+                yield workload
 
     def _owner(self, item: Resource) -> WorkloadObject | None:
         """Return the built-in owner of *item* if it exists."""
@@ -165,7 +149,8 @@ class WorkloadState:
         return self._existing.get((owner.kind, item.metadata.namespace, owner.name))
 
     @cached_property
-    def _existing(self) -> Mapping[ObjectKey, WorkloadObject]:
+    def _existing(self) -> Mapping[tuple[str, str, str], WorkloadObject]:
+        """The objects by kind, namespace and name."""
         return {(kind.name, *item.key): item for kind in TEMPLATED for item in self.objects.get(kind.name, ())}
 
     @cached_property
@@ -176,6 +161,13 @@ class WorkloadState:
     def _desired(self) -> dict[tuple[str, str], Sequence[DesiredAssignment]]:
         """Desired assignments, computed once per namespace and label."""
         return {}
+
+
+def _workload(
+    reference: tuple[str, str, str, str], labels: Mapping[str, str] | None, spec: PodSpec, unpatchable: str
+) -> Workload:
+    account = spec.service_account_name or DEFAULT_ACCOUNT
+    return Workload(*reference, labels or {}, account, unpatchable, spec.host_network)
 
 
 def _unknown_owner_note(item: Resource) -> str:
