@@ -208,7 +208,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
         Difference(
             DifferenceLevel.NO_ACTION if done and not change.lost else DifferenceLevel.REVIEW,
             change.about,
-            "field spellings from before v1.6.0: " + ", ".join(before for before, _ in change.fields),
+            "field spellings from before v1.6.0: " + ", ".join(change.fields),
             _rewriting(change, done=done),
         )
         for change in rewritten

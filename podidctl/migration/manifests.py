@@ -41,8 +41,8 @@ class ObjectChanges:
 
     about: str
     """Kind, and namespace and name."""
-    fields: tuple[tuple[str, str], ...]
-    """Each renamed field: path before, path after."""
+    fields: tuple[str, ...]
+    """The former path of each renamed field."""
     lost: tuple[str, ...] = ()
     """Content that the rewritten text does not preserve."""
 
@@ -68,7 +68,7 @@ class _ManifestObject:
     root: yaml.Node
     """Root node of its document in the text."""
     edits: list[tuple[int, int, str]] = field(default_factory=list)
-    fields: list[tuple[str, str]] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
     clash: bool = False
     """Renaming would produce a duplicate field."""
     target: dict[str, Any] | None = None
@@ -218,7 +218,7 @@ def _collect_renames(node: yaml.MappingNode, path: tuple[str, ...], item: _Manif
         now = present[name.value]
         if now != name.value:
             item.clash |= taken.count(now) > 1
-            item.fields.append((".".join((*path, name.value)), ".".join((*path, now))))
+            item.fields.append(".".join((*path, name.value)))
             quote = name.style if name.style in {"'", '"'} else ""
             item.edits.append((name.start_mark.index, name.end_mark.index, f"{quote}{now}{quote}"))
         if isinstance(value, yaml.MappingNode) and len(path) < DEPTH_MAX:
