@@ -20,7 +20,7 @@ from podidctl.migration.installed_programs import (
 from podidctl.migration.workloads import SERVICE_ACCOUNTS, WorkloadState
 from podidctl.reading.objects import document_of
 from podidctl.reading.reader import lock_record
-from podidctl.reading.requests import or_none
+from podidctl.reading.requests import decoded, or_none
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import decode_meta
 from podidentity.kube.errors import ApiError, Forbidden, NotFound
@@ -93,8 +93,8 @@ async def read_issuer(client: Client) -> str:
     """Return the issuer of service account tokens; empty if the API server does not publish it."""
     try:
         response = await client.request("GET", "/.well-known/openid-configuration")
-        return msgspec.json.decode(response, type=_Discovery).issuer
-    except (ApiError, msgspec.DecodeError, UnicodeDecodeError):
+        return decoded(response, _Discovery, "the issuer").issuer
+    except ApiError:
         return ""
 
 

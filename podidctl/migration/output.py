@@ -30,15 +30,15 @@ from podidctl.migration.workload_identity import (
     WorkloadIdentityPlan,
     WorkloadPatch,
 )
-from podidctl.report.text import Output, Part, print_document, print_line, print_table, printable_json
+from podidctl.report.text import Output, Part, grouped, print_document, print_line, print_table, printable_json
 from podidentity.report import printable
 
-COLORS: Final = {DifferenceLevel.FIX: "red", DifferenceLevel.REVIEW: "yellow", DifferenceLevel.NO_ACTION: "dim"}
 TITLES: Final = {
-    DifferenceLevel.FIX: "correction required",
-    DifferenceLevel.REVIEW: "review required",
-    DifferenceLevel.NO_ACTION: "no action required",
+    DifferenceLevel.FIX: ("correction required:", "red"),
+    DifferenceLevel.REVIEW: ("review required:", "yellow"),
+    DifferenceLevel.NO_ACTION: ("no action required:", "dim"),
 }
+"""The title of the differences of each level, and their color."""
 
 
 def print_differences(differences: Sequence[Difference], output: Output, where: Console) -> None:
@@ -48,10 +48,9 @@ def print_differences(differences: Sequence[Difference], output: Output, where: 
         return
     if not differences:
         where.print("No differences were found.")
-    for level in DifferenceLevel:
-        listed = [difference for difference in differences if difference.level is level]
-        rows = [(difference.about, difference.what, difference.do) for difference in listed]
-        print_section(f"{TITLES[level]}:", ("about", "what", "what to do"), rows, where, repeat(COLORS[level]))
+    rows = grouped((row.level, (row.about, row.what, row.do)) for row in differences)
+    for level, (title, color) in TITLES.items():
+        print_section(title, ("about", "what", "what to do"), rows[level], where, repeat(color))
 
 
 def print_workload_identity(made: WorkloadIdentityPlan, issuer: str, audience: str, where: Console) -> None:
@@ -146,7 +145,7 @@ def patching(made: WorkloadIdentityPlan) -> Iterator[list[str]]:
         # The group distinguishes kinds of the same name.
         resource = ".".join((patch.kind.lower(), *reversed(patch.api_version.split("/"))))
         words = ["kubectl", "patch", resource, "--namespace", patch.namespace, patch.name]
-        yield [*words, "--type=strategic", "--patch", _line(_change(patch))]
+        yield [*words, "--type=strategic", "--patch", printable_json(json.dumps(_change(patch)))]
 
 
 def credential_script(
@@ -167,12 +166,8 @@ def command(credential: PlannedCredential, issuer: str, audience: str) -> str:
     if credential.identity_name:
         owner = (credential.subscription, credential.resource_group, credential.identity_name)
         return printable_command(creation(owner, credential.name, issuer, credential.subject, audience))
-    return printable_command(application_creation(credential.client_id, parameters(credential, issuer, audience)))
-
-
-def parameters(credential: PlannedCredential, issuer: str, audience: str) -> dict[str, Any]:
-    """Return a federated credential in the format of Azure's APIs."""
-    return parameters_of(credential.name, issuer, credential.subject, audience)
+    parameters = parameters_of(credential.name, issuer, credential.subject, audience)
+    return printable_command(application_creation(credential.client_id, parameters))
 
 
 def plan_document(made: WorkloadIdentityPlan, issuer: str, audience: str) -> dict[str, Any]:
@@ -182,7 +177,10 @@ def plan_document(made: WorkloadIdentityPlan, issuer: str, audience: str) -> dic
     document["manifests"] = [_account(account) for account in made.accounts if account.is_new]
     document["commands"] = list(patching(made))
     document["credentials"] = [
-        {**msgspec.to_builtins(credential), "parameters": parameters(credential, issuer, audience)}
+        {
+            **msgspec.to_builtins(credential),
+            "parameters": parameters_of(credential.name, issuer, credential.subject, audience),
+        }
         for credential in made.credentials
     ]
     return document
@@ -214,10 +212,6 @@ def _change(patch: WorkloadPatch) -> dict[str, Any]:
         }
     }
     return {"spec": {"jobTemplate": {"spec": spec}} if patch.kind == CRON_JOBS.name else spec}
-
-
-def _line(document: dict[str, Any]) -> str:
-    return printable_json(json.dumps(document))
 
 
 def shell(words: list[str]) -> str:

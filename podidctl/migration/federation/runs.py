@@ -31,7 +31,7 @@ from podidctl.migration.federation.schema import (
     IdentityStep,
     Remark,
 )
-from podidctl.migration.federation.state_reader import is_managed, read_credential_uses, read_federation_state
+from podidctl.migration.federation.state_reader import is_cluster_managed, read_credential_uses, read_federation_state
 from podidctl.migration.federation.token_tests import IdentityTester
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
@@ -72,7 +72,7 @@ class MigrationRun:
         every: list[tuple[str, IdentityStep | Application]] = [(step.full_name, step) for step in made.steps]
         if workload_identity:
             every += [(application.identity, application) for application in plan_applications(state)]
-        selected = self._select(every, unchanged=[leftover.identity for leftover in made.leftovers])
+        selected = self.select(every, unchanged=[leftover.identity for leftover in made.leftovers])
         return replace(
             made,
             steps=[item for item in selected if isinstance(item, IdentityStep)],
@@ -89,7 +89,7 @@ class MigrationRun:
             uses = await read_credential_uses(client)
             state, made = await self._read_plan(client, uses)
             unchanged = [leftover.identity for leftover in made.leftovers]
-            steps = self._select([(step.full_name, step) for step in made.steps], unchanged=unchanged)
+            steps = self.select([(step.full_name, step) for step in made.steps], unchanged=unchanged)
             tester = IdentityTester(client, session, state.policy, environ, audience=state.audience, resource=resource)
             changer = IdentityChanger(client=client, timeout=self.timeout, report=self.report, managed=state.managed)
             # Without --yes nothing changes from one identity to the next, so one state is enough.
@@ -146,10 +146,10 @@ class MigrationRun:
         async with connect(self.settings) as client:
             identities = await client.list(IDENTITIES)
             noted = sorted(identity.key for identity in identities if identity.metadata.annotation(FORMER_ANNOTATION))
-            keys = self._select([("/".join(key), key) for key in noted])
+            keys = self.select([("/".join(key), key) for key in noted])
             if not self.yes:
                 return [ChangeOutcome("/".join(key), ChangeResult.WOULD_CHANGE, "back to type 0") for key in keys]
-            managed = await is_managed(client)
+            managed = await is_cluster_managed(client)
             changer = IdentityChanger(client=client, timeout=self.timeout, report=self.report, managed=managed)
             return [await changer.rollback(key) for key in keys]
 
@@ -158,7 +158,7 @@ class MigrationRun:
         async with connect(self.settings) as client:
             state, _ = await self._read_plan(client)
             everywhere = [remark for remark in cluster_remarks(state) if remark.blocks]
-            selected = self._select([(application.identity, application) for application in plan_applications(state)])
+            selected = self.select([(application.identity, application) for application in plan_applications(state)])
             changer = ApplicationChanger(client=client, timeout=self.timeout, report=self.report)
             return [await self._application(application, everywhere, changer) for application in selected]
 
@@ -181,7 +181,7 @@ class MigrationRun:
     async def rollback_applications(self) -> list[ChangeOutcome]:
         """Undo the changes of applications: labels first, then the service accounts without remaining labels."""
         async with connect(self.settings) as client:
-            marks = self._select([(mark.identity, mark) for mark in await list_marked(client)])
+            marks = self.select([(mark.identity, mark) for mark in await list_marked(client)])
             if not self.yes:
                 return [ChangeOutcome(mark.description, ChangeResult.WOULD_CHANGE) for mark in marks]
             changer = ApplicationChanger(client=client, timeout=self.timeout, report=self.report)
@@ -194,30 +194,24 @@ class MigrationRun:
         state = await read_federation_state(client, self.options, force_namespaced=self.force_namespaced, uses=uses)
         return state, plan_federation(state)
 
-    def _select(self, every: Sequence[tuple[str, T]], *, unchanged: Collection[str] | None = None) -> list[T]:
-        return select(self.names, self.namespace, every, unchanged=unchanged)
-
-
-def select(
-    names: Sequence[str], namespace: str, every: Sequence[tuple[str, T]], *, unchanged: Collection[str] | None = None
-) -> list[T]:
-    """Return the selected items of *every* (AzureIdentity as `namespace/name`, and its item); all if no name is given.
-    *unchanged*: the existing identities without an item, if they are known. Raises StartError for a name without an
-    item.
-    """
-    wanted = {name if "/" in name else f"{namespace or 'default'}/{name}" for name in names}
-    identities = {identity for identity, _ in every}
-    if unchanged is not None and (absent := sorted(wanted - identities - set(unchanged))):
-        raise StartError(f"AzureIdentity {', '.join(absent)} does not exist: see kubectl get azureidentities -A")
-    if lost := sorted(wanted - identities):
-        raise StartError(
-            f"there is nothing to do for AzureIdentity {', '.join(lost)}: podidctl migrate plan lists the steps"
-        )
-    return [
-        what
-        for identity, what in every
-        if (identity in wanted if wanted else namespace in {"", identity.partition("/")[0]})
-    ]
+    def select(self, every: Sequence[tuple[str, T]], *, unchanged: Collection[str] | None = None) -> list[T]:
+        """Return the selected items of *every* (AzureIdentity as `namespace/name`, and its item); all if no name is
+        given. *unchanged*: the existing identities without an item, if they are known. Raises StartError for a name
+        without an item.
+        """
+        wanted = {name if "/" in name else f"{self.namespace or 'default'}/{name}" for name in self.names}
+        identities = {identity for identity, _ in every}
+        if unchanged is not None and (absent := sorted(wanted - identities - set(unchanged))):
+            raise StartError(f"AzureIdentity {', '.join(absent)} does not exist: see kubectl get azureidentities -A")
+        if lost := sorted(wanted - identities):
+            raise StartError(
+                f"there is nothing to do for AzureIdentity {', '.join(lost)}: podidctl migrate plan lists the steps"
+            )
+        return [
+            what
+            for identity, what in every
+            if (identity in wanted if wanted else self.namespace in {"", identity.partition("/")[0]})
+        ]
 
 
 def _outcome_without_test(step: IdentityStep, everywhere: list[Remark]) -> ChangeOutcome | None:

@@ -6,11 +6,10 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from nmi.choices import OperationMode
 from nmi.settings import Settings
 from podidctl.evaluation.needs import token_review
 from podidctl.facts.kinds import Daemon, service_account_of
-from podidctl.facts.settings import genuine_nmi, nmi_settings
+from podidctl.facts.settings import genuine_nmi, is_managed, nmi_settings, readable_configurations
 from podidctl.migration import cluster_reader
 from podidctl.migration.federation.identity_users import account_usages
 from podidctl.migration.federation.planning_input import NO_USES, CredentialUses, FederationState, PlanOptions
@@ -44,7 +43,7 @@ async def read_federation_state(
     situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
     pods = genuine_nmi(await list_daemons(client, "nmi"))
     nmis, unknown = _settings(pods)
-    managed = _managed(nmis)
+    managed = is_managed(readable_configurations(pods))
     accounts = {(user.namespace, user.name) for users in account_usages(situation).values() for user in users}
     forbidden, rights_unknown = await _forbidden(client, pods, accounts)
     return FederationState(
@@ -65,9 +64,9 @@ async def read_federation_state(
     )
 
 
-async def is_managed(client: Client) -> bool:
+async def is_cluster_managed(client: Client) -> bool:
     """Return whether NMI runs in managed mode, without MIC. Raises ApiError."""
-    return _managed(_settings(genuine_nmi(await list_daemons(client, "nmi")))[0])
+    return is_managed(readable_configurations(genuine_nmi(await list_daemons(client, "nmi"))))
 
 
 async def read_credential_uses(client: Client) -> CredentialUses:
@@ -114,10 +113,6 @@ def parse(text: str) -> tuple[list[str], bool]:
         raise ValueError("the page has no record of credentials of applications")
     names = [sample.labels.get("identity", "") for sample in samples if sample.name == TOKENS and sample.value > 0]
     return names[:NAMES_MAX], any(count > 0 for count in further) or len(names) > NAMES_MAX
-
-
-def _managed(nmis: Sequence[Settings]) -> bool:
-    return bool(nmis) and all(settings.operation_mode is OperationMode.MANAGED for settings in nmis)
 
 
 def _settings(pods: Sequence[Daemon]) -> tuple[list[Settings], str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from podidctl.migration.output import change_script, command, credential_script, new_accounts, parameters
+from podidctl.migration.output import change_script, command, credential_script, new_accounts
 from podidentity.azure.federation import DIRECT_AUDIENCE as AUDIENCE
 from tests.support.migration.objects import ID, account, binding, cron_job, identity, planned, workload
 from tests.support.waiting import LIMIT_SECONDS
@@ -66,8 +66,8 @@ def test_a_managed_identity_and_a_service_principal_have_their_commands() -> Non
     (credential,) = planned(workload(account="web"), objects=[principal, binding()]).credentials
     *words, document = shlex.split(command(credential, ISSUER, AUDIENCE))
     assert words == ["az", "ad", "app", "federated-credential", "create", "--id", "client-demo", "--parameters"]
-    assert json.loads(document) == parameters(credential, ISSUER, AUDIENCE)
-    assert json.loads(document)["audiences"] == [AUDIENCE]
+    subject = "system:serviceaccount:shop:web"
+    assert json.loads(document) == {"name": "shop-web", "issuer": ISSUER, "subject": subject, "audiences": [AUDIENCE]}
 
 
 def test_an_empty_plan_is_still_a_valid_document_and_script() -> None:

@@ -146,7 +146,7 @@ async def test_migration_ignores_it(cluster: MemoryCluster) -> None:
     cluster.node("n0")
     cluster.daemon("fake")
     cluster.daemon("genuine", hostNetwork=True, args=["--operation-mode=managed", "--forceNamespaced"])
-    assert await state_reader.is_managed(cluster.client)
+    assert await state_reader.is_cluster_managed(cluster.client)
     state = await state_reader.read_federation_state(cluster.client, PlanOptions(PUBLIC), force_namespaced=False)
     assert state.nmi_unknown == ""
 

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from podidctl.commands.connection import ClusterSettings
 from podidctl.migration.federation.applications import cluster_remarks, plan_applications
 from podidctl.migration.federation.changes import Rollout, is_rolled_out
 from podidctl.migration.federation.planning_input import PlanOptions
-from podidctl.migration.federation.runs import select
+from podidctl.migration.federation.runs import MigrationRun
 from podidctl.migration.federation.schema import ApplicationState
 from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.federation import Exchange
@@ -110,13 +111,17 @@ def test_an_application_is_rolled_out_when_all_replicas_are_new_and_available(
 
 
 def test_applications_are_selected_by_name_or_namespace() -> None:
-    every = [("a/x", 1), ("b/x", 2), ("default/y", 3)]
-    assert select((), "", every) == [1, 2, 3]
-    assert select((), "b", every) == [2]
-    assert select(("b/x", "y"), "", every) == [2, 3]
-    assert select(("x",), "a", every) == [1]
+    def selected(*names: str, namespace: str = "") -> list[int]:
+        settings = ClusterSettings(namespace="default", request_seconds=1)
+        run = MigrationRun(settings=settings, options=PlanOptions(PUBLIC), names=names, namespace=namespace)
+        return run.select([("a/x", 1), ("b/x", 2), ("default/y", 3)])
+
+    assert selected() == [1, 2, 3]
+    assert selected(namespace="b") == [2]
+    assert selected("b/x", "y") == [2, 3]
+    assert selected("x", namespace="a") == [1]
     with pytest.raises(StartError, match="AzureIdentity b/missing: podidctl migrate plan"):
-        select(("a/x", "b/missing"), "", every)
+        selected("a/x", "b/missing")
 
 
 @pytest.fixture
