@@ -23,7 +23,6 @@ from podidentity.azure.resource_ids import TEXT_MAX, ResourceId, parse_user_assi
 
 MANAGED_IDENTITY_CONTRIBUTOR: Final = "e40ec5ca-96e0-45a2-b4ff-59039f2c2b59"
 """The id of the built-in role of this name, which includes federated credentials of the identity."""
-ROLE_ASSIGNMENTS_API: Final = "2022-04-01"
 _BINDING_NAME_MAX: Final = 63
 _DIGEST_LENGTH: Final = 8
 _SYMBOL_MAX: Final = 80
@@ -52,21 +51,16 @@ API_VERSIONS: Final[Mapping[ResourceType, str]] = {
     ResourceType.IDENTITY: "2024-11-30",
     ResourceType.BINDING: "2026-04-01",
     ResourceType.CLUSTER: "2026-04-01",
-    ResourceType.ROLE_ASSIGNMENT: ROLE_ASSIGNMENTS_API,
+    ResourceType.ROLE_ASSIGNMENT: "2022-04-01",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ManagedCluster(ResourceId):
-    """An AKS cluster."""
 
 
 @dataclass(frozen=True)
 class AzureOptions:
     """The part of the command line that concerns Azure."""
 
-    cluster: ManagedCluster | None = None
-    """Needed for identity bindings."""
+    cluster: ResourceId | None = None
+    """The AKS cluster. Needed for identity bindings."""
     principal: str = ""
     """Object id of the principal that creates the resources, for its role assignments; empty for none."""
 
@@ -102,14 +96,14 @@ class AzurePlan:
     """The resources in the order of their creation."""
 
     resources: Sequence[AzureResource]
-    omitted: Sequence[str]
-    """Reasons why the plan lacks a resource, one line each."""
+    comments: Sequence[str]
+    """The remarks of the federation plan, and reasons why this one lacks a resource, one line each."""
 
 
-def parse_cluster(text: str) -> ManagedCluster | None:
+def parse_cluster(text: str) -> ResourceId | None:
     """Return the cluster with the resource id *text*, or None for any other text."""
     match = _CLUSTER.fullmatch(text) if len(text) <= TEXT_MAX and text.isprintable() else None
-    return ManagedCluster(text, match["subscription"], match["group"], match["name"]) if match else None
+    return ResourceId(text, match["subscription"], match["group"], match["name"]) if match else None
 
 
 def azure_plan(made: FederationPlan, options: AzureOptions) -> AzurePlan:
@@ -122,7 +116,7 @@ def azure_plan(made: FederationPlan, options: AzureOptions) -> AzurePlan:
             resources.setdefault((resource.type, resource.parent.key, resource.name), resource)
     order = [ResourceType.ROLE_ASSIGNMENT, ResourceType.BINDING, ResourceType.CREDENTIAL]
     sorted_resources = sorted(resources.values(), key=lambda resource: order.index(resource.type))
-    return AzurePlan(sorted_resources, list(dict.fromkeys(omitted)))
+    return AzurePlan(sorted_resources, [*made.remark_lines, *dict.fromkeys(omitted)])
 
 
 def symbol_of(kind: str, readable: str, unique: str) -> str:

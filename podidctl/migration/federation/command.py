@@ -19,13 +19,7 @@ from podidctl.migration.federation.azure_resources import (
 )
 from podidctl.migration.federation.output import manifests, print_outcomes, print_plan
 from podidctl.migration.federation.planning_input import PlanOptions
-from podidctl.migration.federation.resource_formats import (
-    az_script,
-    bicep,
-    remarks_of,
-    service_operator_objects,
-    terraform,
-)
+from podidctl.migration.federation.resource_formats import az_script, bicep, service_operator_objects, terraform
 from podidctl.migration.federation.runs import MigrationRun
 from podidctl.migration.federation.schema import ApplicationState, ChangeOutcome, FederationPlan
 from podidctl.migration.federation.token_tests import RESOURCE
@@ -199,11 +193,11 @@ def _azure_document(made: FederationPlan, output: PlanOutput, options: AzureOpti
     azure = azure_plan(made, options)
     match output:
         case PlanOutput.TERRAFORM:
-            return terraform(azure, remarks_of(made))
+            return terraform(azure)
         case PlanOutput.ASO:
-            return service_operator_objects(azure, remarks_of(made))
+            return service_operator_objects(azure)
         case PlanOutput.BICEP:
-            return bicep(azure, remarks_of(made))
+            return bicep(azure)
         case _:
             return az_script(made, azure)
 

@@ -52,15 +52,14 @@ OPERATOR_KINDS: Final = {
 }
 """Azure Service Operator's API version and kind of each resource. It has none for identity bindings."""
 NO_BINDINGS: Final = "Azure Service Operator has no kind for identity bindings; use -o az, terraform or bicep for them"
-NO_RESOURCES: Final = AzurePlan([], [])
 _BICEP_ESCAPED: Final = re.compile(r"[\\']|\$(?=\{)")
 _HCL_ESCAPED: Final = re.compile(r'[\\"]|[$%](?=\{)')
 _HCL_ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "$": "$$", "%": "%%"}
 
 
-def bicep(plan: AzurePlan, remarks: list[str]) -> str:
-    """Return the file. *remarks* are comments at its start. Raises StartError for several resource groups."""
-    lines = [f"// {printable(remark)}" for remark in (*remarks, *plan.omitted)]
+def bicep(plan: AzurePlan) -> str:
+    """Return the file. Raises StartError for several resource groups."""
+    lines = [f"// {printable(comment)}" for comment in plan.comments]
     if plan.resources:
         where = _group(plan)
         words = ["az", "deployment", "group", "create", "--subscription", where.subscription]
@@ -134,9 +133,9 @@ def _group(plan: AzurePlan) -> ResourceId:
     return plan.resources[0].parent
 
 
-def terraform(plan: AzurePlan, remarks: list[str]) -> str:
-    """Return the configuration. *remarks* are comments at its start."""
-    lines = [f"# {printable(remark)}" for remark in (*remarks, *plan.omitted)]
+def terraform(plan: AzurePlan) -> str:
+    """Return the configuration."""
+    lines = [f"# {printable(comment)}" for comment in plan.comments]
     for resource in plan.resources:
         lines += [
             "",
@@ -176,12 +175,12 @@ def _hcl_attributes(value: Mapping[str, Any], indent: int) -> Iterator[str]:
         yield f"{' ' * indent}{key:{width}} = {text}"
 
 
-def service_operator_objects(plan: AzurePlan, remarks: list[str]) -> str:
-    """Return the objects for `kubectl apply -f`. *remarks* are comments at its start."""
+def service_operator_objects(plan: AzurePlan) -> str:
+    """Return the objects for `kubectl apply -f`."""
     lacking = [NO_BINDINGS] if any(resource.type is ResourceType.BINDING for resource in plan.resources) else []
-    head = ["kubectl apply -f this file, in a cluster with Azure Service Operator 2", *remarks, *plan.omitted, *lacking]
+    head = ["kubectl apply -f this file, in a cluster with Azure Service Operator 2", *plan.comments, *lacking]
     objects = [_operator_object(resource) for resource in plan.resources if resource.type in OPERATOR_KINDS]
-    return commented((f"# {printable(remark)}" for remark in head), objects)
+    return commented((f"# {printable(comment)}" for comment in head), objects)
 
 
 def _operator_object(resource: AzureResource) -> dict[str, Any]:
@@ -198,27 +197,20 @@ def _operator_object(resource: AzureResource) -> dict[str, Any]:
     }
 
 
-def az_script(made: FederationPlan, azure: AzurePlan = NO_RESOURCES) -> str:
+def az_script(made: FederationPlan, azure: AzurePlan) -> str:
     """Return a script with one command per Azure resource; it stops at the first failure.
 
     *azure* has the role assignments and identity bindings. The federated credentials are those of the plan's steps,
     because an application can have some, too.
     """
-    credentials = [credential for step in made.steps for credential in step.credentials]
     # Two AzureIdentities may name the same identity on Azure; the first one's credential stays.
-    once = {_azures(credential): credential for credential in reversed(credentials)}
-    credentials = [credential for credential in credentials if once[_azures(credential)] is credential]
-    script = credential_script(credentials, remarks_of(made), made.issuer, made.audience)
+    credentials: dict[tuple[str, ...], PlannedCredential] = {}
+    for credential in (credential for step in made.steps for credential in step.credentials):
+        credentials.setdefault(_azures(credential), credential)
+    script = credential_script(credentials.values(), made.remark_lines, made.issuer, made.audience)
     others = [resource for resource in azure.resources if resource.type is not ResourceType.CREDENTIAL]
     lines = [f"\n# {printable(resource.about)}\n{shell(_az_command(resource))}\n" for resource in others]
     return script + "".join(lines)
-
-
-def remarks_of(made: FederationPlan) -> list[str]:
-    """Return the remarks of a plan, one line each."""
-    remarks = [("cluster", remark) for remark in made.remarks]
-    remarks += [(f"AzureIdentity {step.full_name}", remark) for step in made.steps for remark in step.remarks]
-    return [f"{about}: {remark.why}; {remark.do}" for about, remark in remarks]
 
 
 def _az_command(resource: AzureResource) -> list[str]:

@@ -117,6 +117,13 @@ class FederationPlan(ReportModel, frozen=True):
     applications: list[Application]
     leftovers: list[UnchangedIdentity]
 
+    @property
+    def remark_lines(self) -> list[str]:
+        """The remarks about the cluster and its identities, one line each."""
+        remarks = [("cluster", remark) for remark in self.remarks]
+        remarks += [(f"AzureIdentity {step.full_name}", remark) for step in self.steps for remark in step.remarks]
+        return [f"{about}: {remark.why}; {remark.do}" for about, remark in remarks]
+
 
 class TokenTest(ReportModel, frozen=True):
     """Result of a token test for one service account.

@@ -6,11 +6,11 @@ from nmi.settings import Settings
 from podidctl.migration.federation.azure_resources import (
     AzureOptions,
     AzurePlan,
-    ManagedCluster,
     azure_plan,
     parse_cluster,
 )
 from podidentity.azure.federation import Exchange
+from podidentity.azure.resource_ids import ResourceId
 from podidentity.resources import EXCHANGE_ANNOTATION
 from tests.support.migration.federation_sandbox import planned
 from tests.support.migration.objects import binding, identity, workload
@@ -21,7 +21,7 @@ HOSTILE_ACCOUNT = "x${a}'$${b}%{c}\"\\d$(e)`f`#//{{g}}é"
 CLUSTER_ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ContainerService/managedClusters/c"
 
 
-def cluster() -> ManagedCluster:
+def cluster() -> ResourceId:
     made = parse_cluster(CLUSTER_ID)
     assert made is not None
     return made

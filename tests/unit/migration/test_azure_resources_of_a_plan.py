@@ -107,13 +107,13 @@ def test_an_identity_without_a_resource_id_is_omitted_with_the_reason() -> None:
     steps = [msgspec.structs.replace(made.steps[0], resource_id="")]
     plan = azure_plan(msgspec.structs.replace(made, steps=steps), GRANTS)
     assert plan.resources == []
-    assert plan.omitted == ["shop/demo: its AzureIdentity has no usable resourceID; set it, or see -o az"]
+    assert plan.comments[-1] == "shop/demo: its AzureIdentity has no usable resourceID; set it, or see -o az"
 
 
 def test_a_subject_with_control_characters_is_omitted() -> None:
     plan = azure("web\n}", options=DIRECT)
     assert plan.resources == []
-    assert plan.omitted == ["shop/demo: Azure accepts no credential for 'system:serviceaccount:shop:web\\n}'"]
+    assert plan.comments[-1] == "shop/demo: Azure accepts no credential for 'system:serviceaccount:shop:web\\n}'"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -68,7 +69,7 @@ from tests.unit.migration.plan_formats import (
     read_terraform,
 )
 
-Write = Callable[[AzurePlan, list[str]], str]
+Write = Callable[[AzurePlan], str]
 Read = Callable[[str], list[Written]]
 FORMATS = pytest.mark.parametrize(
     ("write", "read"), [(bicep, read_bicep), (terraform, read_terraform)], ids=["bicep", "terraform"]
@@ -76,13 +77,13 @@ FORMATS = pytest.mark.parametrize(
 
 
 def service_operator(plan: AzurePlan) -> list[dict[str, Any]]:
-    return [document for document in yaml.safe_load_all(service_operator_objects(plan, [])) if document]
+    return [document for document in yaml.safe_load_all(service_operator_objects(plan)) if document]
 
 
 @pytest.mark.parametrize("plan", [azure("web", HOSTILE_ACCOUNT), azure("web", options=BINDINGS), mixed()])
 @FORMATS
 def test_each_resource_has_arms_properties_and_its_parent(write: Write, read: Read, plan: AzurePlan) -> None:
-    written = read(write(plan, []))
+    written = read(write(plan))
     assert [resource.symbol for resource in written] == [resource.symbol for resource in plan.resources]
     for resource, expected in zip(written, plan.resources, strict=True):
         name, parent = resource.attributes["name"], expected.parent.text
@@ -172,26 +173,26 @@ def test_a_string_is_never_an_expression(
 def test_a_remark_cannot_leave_its_comment(
     write: Write, read: Callable[[str], list[Any]], remark: str, comment: str
 ) -> None:
-    text = write(azure("web"), [remark])
+    text = write(replace(azure("web"), comments=[remark]))
     assert comment in text
     assert len(read(text)) == 2
 
 
 @FORMATS
 def test_a_plan_without_resources_is_a_valid_file(write: Write, read: Read) -> None:
-    assert read(write(azure(options=GRANTS), [])) == []
+    assert read(write(azure(options=GRANTS))) == []
 
 
 def test_credentials_of_one_identity_are_created_one_after_the_other() -> None:
     by_parent: dict[str, list[tuple[str, list[str]]]] = {}
-    for resource in read_bicep(bicep(azure("a", "b", "c", names=("demo", "other")), [])):
+    for resource in read_bicep(bicep(azure("a", "b", "c", names=("demo", "other")))):
         if "parent" in resource.attributes:
             before = resource.attributes.get("dependsOn", [])
             by_parent.setdefault(resource.parent, []).append((f"@{resource.symbol}", before))
     assert len(by_parent) == 2
     for made in by_parent.values():
         assert [before for _, before in made] == [[], *([symbol] for symbol, _ in made[:-1])]
-    locks = [resource.attributes.get("locks") for resource in read_terraform(terraform(azure("web", "batch"), []))]
+    locks = [resource.attributes.get("locks") for resource in read_terraform(terraform(azure("web", "batch")))]
     assert locks == [None, [f"{ID}demo"], [f"{ID}demo"]]
 
 
@@ -199,12 +200,12 @@ def test_several_resource_groups_are_rejected_by_name() -> None:
     one, other = azure("web"), azure("web", resourceID=f"{ID.replace('/g/', '/h/')}demo")
     both = type(one)([*one.resources, *other.resources], [])
     with pytest.raises(StartError, match="g: shop/demo; h: shop/demo"):
-        bicep(both, [])
-    assert "--resource-group h" in bicep(other, [])
+        bicep(both)
+    assert "--resource-group h" in bicep(other)
 
 
 def test_omitted_resources_are_comments() -> None:
-    text = terraform(azure("web\n"), [])
+    text = terraform(azure("web\n"))
     assert "# shop/demo: Azure accepts no credential for 'system:serviceaccount:shop:web\\n'" in text
 
 
@@ -217,7 +218,7 @@ def test_omitted_resources_are_comments() -> None:
     ids=["all", "one"],
 )
 def test_service_operator_names_the_unsupported_identity_bindings(plan: AzurePlan, kinds: list[str]) -> None:
-    assert f"# {NO_BINDINGS}\n" in service_operator_objects(plan, [])
+    assert f"# {NO_BINDINGS}\n" in service_operator_objects(plan)
     assert [document["kind"] for document in service_operator(plan)] == kinds
 
 
@@ -338,7 +339,7 @@ def test_a_plan_for_federated_identities(console: Console) -> None:
     print_plan(made, console, applications=True)
     assert output_of(console).count(SHOWN) > 8
     assert not {"\x1b", "\x07", "\x9b"} & set(output_of(console))
-    for text in (az_script(made), manifests(made.steps)):
+    for text in (az_script(made, AzurePlan([], [])), manifests(made.steps)):
         assert all(line.isprintable() for line in text.split("\n"))
     assert list(yaml.safe_load_all(manifests(made.steps)))[-1]["spec"]["selector"] == EVIL
     console.file = io.StringIO()

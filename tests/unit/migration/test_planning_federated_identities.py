@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nmi.settings import Settings
+from podidctl.migration.federation.azure_resources import AzurePlan
 from podidctl.migration.federation.json_patches import (
     FORMER_ANNOTATION,
     PUT_ANNOTATION,
@@ -32,6 +33,7 @@ from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.migration.federation_sandbox import FEDERATING, TENANT, assigned, blocking, notes, only, planned
 from tests.support.migration.objects import BOUND, ID, binding, cron_job, exception, identity, pod, workload
 
+NOTHING = AzurePlan([], [])
 NOTED = {"aadpodidentity.k8s.io/migrated-from": "{}"}
 
 
@@ -54,7 +56,7 @@ def test_an_identity_is_planned_with_the_accounts_that_use_it_and_az_commands_fo
     assert notes(made) == ["no pod has service account shop/nightly now: its token is tested without a pod"]
 
     made = planned(workload(account="web"), pods=[running()])
-    (line,) = [line for line in az_script(made).splitlines() if line.startswith("az ")]
+    (line,) = [line for line in az_script(made, NOTHING).splitlines() if line.startswith("az ")]
     assert shlex.split(line) == [
         *("az", "identity", "federated-credential", "create", "--subscription", "s", "--resource-group", "g"),
         *("--identity-name", "demo", "--name", "shop-web", "--issuer", "https://oidc.example.org/cluster/"),
@@ -64,7 +66,7 @@ def test_an_identity_is_planned_with_the_accounts_that_use_it_and_az_commands_fo
     twice = [*BOUND, identity("other", resourceID=f"{ID}DEMO"), binding("other", selector="demo")]
     made = planned(workload(account="web"), objects=twice)
     assert len(made.steps) == 2
-    assert az_script(made).count("\naz ") == 1
+    assert az_script(made, NOTHING).count("\naz ") == 1
 
 
 def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
