@@ -54,14 +54,7 @@ def test_a_new_service_account_has_the_image_pull_secrets_of_the_former_one() ->
     assert made["automountServiceAccountToken"] is False
 
 
-def test_a_managed_identity_and_a_service_principal_have_their_commands() -> None:
-    (credential,) = planned(workload(account="web")).credentials
-    assert shlex.split(command(credential, ISSUER, AUDIENCE)) == [
-        *("az", "identity", "federated-credential", "create", "--subscription", "s", "--resource-group", "g"),
-        *("--identity-name", "demo", "--name", "shop-web", "--issuer", ISSUER),
-        *("--subject", "system:serviceaccount:shop:web", "--audiences", "api://AzureADTokenExchange"),
-    ]
-
+def test_a_service_principal_has_a_command_of_its_application() -> None:
     principal = identity(type=1, tenantID="t", clientPassword={"name": "n"})
     (credential,) = planned(workload(account="web"), objects=[principal, binding()]).credentials
     *words, document = shlex.split(command(credential, ISSUER, AUDIENCE))

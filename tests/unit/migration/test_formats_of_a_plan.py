@@ -204,11 +204,6 @@ def test_several_resource_groups_are_rejected_by_name() -> None:
     assert "--resource-group h" in bicep(other)
 
 
-def test_omitted_resources_are_comments() -> None:
-    text = terraform(azure("web\n"))
-    assert "# shop/demo: Azure accepts no credential for 'system:serviceaccount:shop:web\\n'" in text
-
-
 @pytest.mark.parametrize(
     ("plan", "kinds"),
     [
@@ -308,19 +303,6 @@ def test_scripts_and_documents_contain_only_printable_characters(console: Consol
         ):
             assert all(line.isprintable() for line in text.split("\n"))
         console.file = io.StringIO()
-
-
-def test_an_identity_with_invalid_ids_requires_manual_work() -> None:
-    managed = identity(resourceID=f"{ID}demo".replace("/g/", "/g\x1b/"))
-    principal = identity(type=1, tenantID="\x1b", clientPassword={"name": "n"})
-    reasons = {
-        "no usable AzureIdentity is bound to its label 'demo'": managed,
-        "AzureIdentity shop/demo has no usable tenantID": principal,
-    }
-    for reason, wrong in reasons.items():
-        made = workload_plan(workload(account="web"), objects=[wrong, binding()])
-        assert made.credentials == []
-        assert [step.why for step in made.by_hand] == [reason]
 
 
 def test_a_plan_for_federated_identities(console: Console) -> None:

@@ -2,6 +2,7 @@
 clusters: after a plan is applied, no workload runs with an identity that is not bound to it.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidctl.evaluation.federated_credentials import credential_name
+from podidctl.evaluation.federated_credentials import SUFFIX_MAX, credential_name
 from podidctl.facts.workloads import WorkloadObject
 from podidctl.migration.workload_identity import WorkloadIdentityPlan, is_public
 from podidctl.migration.workloads import ServiceAccount
 from podidentity.resources import ScheduledPod
-from tests.support.migration.objects import account, binding, cron_job, identity, planned, pod, workload
+from tests.support.migration.azure_plans import HOSTILE_ACCOUNT
+from tests.support.migration.objects import ID, account, binding, cron_job, identity, planned, pod, workload
 
 
 def reasons(made: WorkloadIdentityPlan) -> list[str]:
@@ -47,16 +49,6 @@ def test_workloads_without_the_label_and_finished_jobs_are_left_alone() -> None:
     for status in ({"completionTime": "2026-01-01T00:00:00Z"}, failed):
         assert planned(("Job", workload(status=status))) == planned()
     assert planned(("Job", workload("nightly", status=retrying))).by_hand != []
-
-
-def test_the_default_service_account_is_never_annotated() -> None:
-    made = planned(workload())
-    assert [(account.name, account.is_new) for account in made.accounts] == [("web", True)]
-    assert made.patches[0].service_account == "web"
-    (reason,) = reasons(made)
-    assert reason.startswith(
-        "Deployment shop/web: its service account is default, which every pod without one also uses"
-    )
 
 
 def test_a_shared_service_account_is_replaced_by_one_of_the_workloads_own() -> None:
@@ -130,11 +122,20 @@ def test_a_service_principal_has_its_own_credential_and_tenant(kind: int) -> Non
     principal["spec"]["auxiliaryTenantIDs"] = ["t-2"]
     made = planned(workload(account="web"), objects=[principal, binding()])
     assert "auxiliary tenants" in reasons(made)[0]
+    principal["spec"]["tenantID"] = "\x1b"
+    made = planned(workload(account="web"), objects=[principal, binding()])
+    assert (made.credentials, reasons(made)) == (
+        [],
+        ["Deployment shop/web: AzureIdentity shop/demo has no usable tenantID"],
+    )
 
 
 @pytest.mark.parametrize(
     "objects",
-    [[], [identity()], [binding()], [identity(resourceID="nonsense"), binding()], [identity(), binding(selector="x")]],
+    [
+        *([], [identity()], [binding()], [identity(), binding(selector="x")]),
+        *([identity(resourceID=wrong), binding()] for wrong in ("nonsense", f"{ID}demo".replace("/g/", "/g\x1b/"))),
+    ],
 )
 def test_a_label_without_an_identity_requires_manual_work(objects: list[dict[str, Any]]) -> None:
     made = planned(workload(account="web"), objects=objects)
@@ -209,8 +210,13 @@ def test_a_cycle_of_owners_is_handled() -> None:
             [],
             "ServiceAccount shop/web: is annotated with another client id",
         ),
+        (
+            planned(workload()),
+            ["web"],
+            "Deployment shop/web: its service account is default, which every pod without one also uses",
+        ),
     ],
-    ids=["standalone", "another API group", "label of the pod only", "annotated"],
+    ids=["standalone", "another API group", "label of the pod only", "annotated", "default account"],
 )
 def test_what_requires_manual_work_is_reported_with_the_reason(
     made: WorkloadIdentityPlan, accounts: list[str], beginning: str
@@ -244,14 +250,15 @@ def test_users_and_credentials_of_other_namespaces_count_when_one_namespace_is_p
     assert "AzureIdentity shop/demo: would need 21 federated credentials" in reasons(made)[0]
 
 
-def test_a_credentials_name_is_valid_for_azure_and_unique() -> None:
-    assert credential_name("shop", "web") == "shop-web"
-    places = [("a", "b-c"), ("a-b", "c"), ("a", "b.c"), ("a", "b" * 253), ("a", "b" * 252), ("a", "b_c")]
-    names = {credential_name(*place) for place in places}
+@pytest.mark.parametrize("suffix", ["", "east", "x" * SUFFIX_MAX])
+def test_a_credentials_name_is_valid_for_azure_and_unique(suffix: str) -> None:
+    assert credential_name("shop", "web", suffix) == f"shop-web{suffix and '-'}{suffix}"
+    places = [("a", "b-c"), ("a-b", "c"), ("a", "b.c"), ("a", "b" * 253), ("a", "b" * 252), ("a", HOSTILE_ACCOUNT)]
+    names = {credential_name(*place, suffix) for place in places}
     assert len(names) == len(places)
     for name in names:
-        assert len(name) <= 120
-        assert all(character.isalnum() or character in "-_" for character in name)
+        assert re.fullmatch(r"[a-zA-Z0-9]{1}[a-zA-Z0-9-_]{2,119}", name)
+        assert name.endswith(suffix)
 
 
 @pytest.mark.parametrize(

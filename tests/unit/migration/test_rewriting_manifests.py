@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mic.startup.object_upgrade import with_current_names
 from podidctl.migration.manifests import UnreadableError, rewrite
+from podidentity.kube.compact_values import without_nulls
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Kind
 
@@ -189,7 +190,3 @@ def test_a_rewritten_manifest_is_read_equally_and_has_no_old_field_name(
         assert without_nulls(with_current_names(kind, now) or now) == without_nulls(now)
         assert (now["metadata"], now["spec"]["unknown"]) == (before["metadata"], before["spec"]["unknown"])
     assert rewrite(done.text).text == done.text
-
-
-def without_nulls(value: Any) -> Any:
-    return {k: without_nulls(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value

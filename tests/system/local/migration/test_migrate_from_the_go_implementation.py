@@ -64,55 +64,6 @@ def test_a_rewrite_that_drops_data_must_be_reviewed(tmp_path: Path, capsys: pyte
     assert "restore manually" in output
 
 
-@pytest.fixture
-def messy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The current folder, with files that are not manifests."""
-    monkeypatch.chdir(tmp_path)
-    Path("empty").mkdir()
-    Path("latin.yaml").write_bytes(b"\xe4")
-    kubeconfig = (
-        "current-context: c\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n"
-        "contexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\n"
-    )
-    texts = {
-        "kubeconfig": kubeconfig,
-        "blank": "",
-        "deep": "[" * 5000,
-        "list": "- a\n",
-        "remark": "# nothing but a remark\n---\n",
-    }
-    for name, text in {**texts, "template": "{{ if x }}\nkind: y\n", "text": "hello\n"}.items():
-        Path(f"{name}.yaml").write_text(text)
-
-
-@pytest.mark.usefixtures("messy_folder")
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["-f", "missing.yaml"], 1, "missing.yaml cannot be read (No such file or directory)"),
-        (["-f", "template.yaml"], 1, "template.yaml: line 2: "),
-        (["-f", "empty"], 1, "empty contains no file that ends in .json, .yaml, .yml"),
-        (["-f", "latin.yaml"], 1, "latin.yaml cannot be read (not UTF-8)"),
-        *(
-            (["-f", name], 1, f"{name} holds no Kubernetes objects: pass manifests or directories of them\n")
-            for name in ("blank.yaml", "text.yaml", "list.yaml", "remark.yaml")
-        ),
-        (["--values", "list.yaml"], 1, "list.yaml contains no values"),
-        (["--values", "deep.yaml"], 1, "is nested too deep for helm's values: pass the file that contains them\n"),
-        (["--kubeconfig=kubeconfig.yaml"], 1, "check --kubeconfig"),
-        (["--in-place"], 2, "--in-place requires -f"),
-        (["--in-place", "-f", "-"], 2, "--in-place requires -f"),
-    ],
-)
-def test_an_impossible_request_is_one_line(
-    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*COMMAND, *arguments]) == code
-    output = capsys.readouterr()
-    assert (output.out, output.err.count("\n")) == ("", 1)
-    assert message in output.err
-
-
 def test_values_of_the_go_implementations_chart_are_reviewed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

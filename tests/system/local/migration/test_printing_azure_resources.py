@@ -24,24 +24,7 @@ async def test_each_form_has_the_credential_and_the_role_assignment_or_the_bindi
     assert cloud.cloud.aad.calls == []
 
 
-async def test_an_unusable_value_is_named(cloud: Federation) -> None:
-    for arguments, text in (
-        (BINDINGS, "identity bindings (of default/demo) need the resource id of the cluster: pass --cluster"),
-        ((*BINDINGS, "--cluster", "c\x1b"), "--cluster 'c\\x1b' is not the resource id of an AKS cluster"),
-        (("--grant-to", "me"), "--grant-to 'me' is not an object id"),
-        (("default/missing",), "AzureIdentity default/missing does not exist: see kubectl get azureidentities -A"),
-    ):
-        answer = await cloud.migrate("plan", "-o", "az", *arguments)
-        assert (answer.code, answer.out) == (1, "")
-        assert text in " ".join(answer.err.split())
-
-
-async def test_identities_of_several_resource_groups_need_several_bicep_files(cloud: Federation) -> None:
-    group = identity_id("demo").split("/")[4]
-    cloud.cloud.identity("other", resourceID=identity_id("other").replace(f"/{group}/", "/elsewhere/"))
-    cloud.pod("other-1", label="other")
-    refused = await cloud.migrate("plan", "-o", "bicep", "--tenant", "t")
-    assert refused.code == 1
-    assert "elsewhere: default/other" in refused.err
-    single = await cloud.migrate("plan", "-o", "bicep", "--tenant", "t", "default/other")
-    assert (single.code, "--resource-group elsewhere" in single.out) == (3, True)
+async def test_identity_bindings_need_the_cluster(cloud: Federation) -> None:
+    answer = await cloud.migrate("plan", "-o", "az", *BINDINGS)
+    assert (answer.code, answer.out) == (1, "")
+    assert "identity bindings (of default/demo) need the resource id of the cluster: pass --cluster" in answer.err
