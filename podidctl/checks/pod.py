@@ -8,12 +8,11 @@ import msgspec
 
 from mic.cluster.bindings import embedded_bindings
 from mic.decisions.assignments import DesiredAssignment
-from nmi.identity.candidate_order import candidate_order
 from nmi.identity.decide import MIRROR_POD
 from nmi.identity.exemptions import MIC
 from nmi.identity.pods import own_addresses
 from podidctl.checks.bindings import correct, ignored_in_namespace, ignored_reason
-from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.cluster import ClusterCase, in_nmis_order
 from podidctl.evaluation.daemons import missing_nmi
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, PodCase, sets_client_id
@@ -194,12 +193,7 @@ def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
         if pod.spec.host_network or case.exempt(pod):
             continue
         # NMI orders by the binding that each object embeds, which can differ between the pods of one label.
-        identities = sorted(
-            case.binding_index.all_desired(pod, embedded).values(),
-            key=lambda desired: candidate_order(
-                desired.pod.metadata.namespace, desired.binding.metadata.name, desired.identity.key
-            ),
-        )
+        identities = in_nmis_order(case.binding_index.all_desired(pod, embedded).values())
         name = "/".join(pod.key)
         if foreign := [desired for desired in identities if desired.crosses_namespaces]:
             pods = only_foreign if len(foreign) == len(identities) else added

@@ -1,12 +1,13 @@
 """The cluster's state with what follows from it by the daemons' own rules. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TypeVar
 
 from mic.cluster.bindings import BindingIndex, indexed
-from mic.decisions.assignments import ExistingAssignment
+from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
+from nmi.identity.candidate_order import candidate_order
 from nmi.settings import Settings
 from podidctl.evaluation.daemons import MissingNmi, exemption_reasons, missing_nmi
 from podidctl.evaluation.pod import host_of
@@ -119,3 +120,11 @@ class ClusterCase:
             # Where NMI cannot run, its pod can exist but is never ready. Another check reports that no NMI exists.
             if (node.metadata.name not in (there if node.can_run_nmi else ready)) and (self.nmi or not node.can_run_nmi)
         }
+
+
+def in_nmis_order(desired: Iterable[DesiredAssignment]) -> list[DesiredAssignment]:
+    """Return the desired assignments of one pod; the first one serves requests that name no identity."""
+    return sorted(
+        desired,
+        key=lambda its: candidate_order(its.pod.metadata.namespace, its.binding.metadata.name, its.identity.key),
+    )

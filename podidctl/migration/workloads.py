@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mic.cluster.bindings import BindingIndex, indexed
 from mic.decisions.assignments import DesiredAssignment
-from nmi.identity.candidate_order import candidate_order
+from podidctl.evaluation.cluster import in_nmis_order
 from podidctl.facts.workloads import JOBS, OWNERS_MAX, TEMPLATED, WorkloadObject, controller
 from podidentity.resources import (
     BINDING_LABEL,
@@ -95,13 +95,7 @@ class WorkloadState:
             metadata=PodMeta(namespace=namespace, name="any", labels={BINDING_LABEL: label}),
             spec=PodSpec(node_name="any"),
         )
-        ordered = sorted(
-            self._index.all_desired(pod).values(),
-            key=lambda assignment: candidate_order(
-                namespace, assignment.binding.metadata.name, assignment.identity.key
-            ),
-        )
-        return self._desired.setdefault((namespace, label), ordered)
+        return self._desired.setdefault((namespace, label), in_nmis_order(self._index.all_desired(pod).values()))
 
     def manually_labelled_pods(self) -> Iterator[ScheduledPod]:
         """Yield pods with another label than their template."""
