@@ -3,7 +3,6 @@
 A user of the identity that NMI does not serve would lose it with the switch, so such users block it.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -19,22 +18,20 @@ from podidctl.report.text import listed
 from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity, Pod, PodMeta, PodSpec
 
-KUBERNETES_MIN: Final = (1, 30)
-"""The first version of Kubernetes in which the chart's ValidatingAdmissionPolicy limits NMI's token requests."""
+OLDEST_MINOR: Final = 30
+"""The first Kubernetes 1.x in which the chart's ValidatingAdmissionPolicy limits NMI's token requests."""
 USES_UNKNOWN: Final = (
     "search the pods' code and settings for api://AzureADTokenExchange; an application that uses an identity's token "
     "as its credential does not work with type 3"
 )
-_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 
 
 def cluster_obstacles(cluster: FederationState, issuer: str, steps: Sequence[IdentityStep]) -> Iterator[Remark]:
     """Yield remarks about the cluster that concern all identities."""
-    version = _VERSION.match(cluster.version)
-    if version is not None and (int(version[1]), int(version[2])) < KUBERNETES_MIN:
+    if cluster.server.is_older(OLDEST_MINOR):
         yield Remark(
-            why=f"Kubernetes is {cluster.version}, without the admission policies that limit NMI",
-            do="upgrade the cluster to 1.30 or later",
+            why=f"Kubernetes is {cluster.server.version}, without the admission policies that limit NMI",
+            do=f"upgrade the cluster to 1.{OLDEST_MINOR} or later",
         )
     exchanges = {step.exchange for step in steps} or {cluster.default_exchange}
     if Exchange.DIRECT not in exchanges:

@@ -14,6 +14,7 @@ from nmi.tokens.source import PolicyError
 from nmi.tokens.token_proxy import Exchanges
 from podidctl.evaluation.federated_credentials import SUFFIX_MAX
 from podidctl.evaluation.tokens import exchange_of
+from podidctl.facts.model import ServerState
 from podidctl.migration.federation.schema import Remark
 from podidctl.migration.workloads import Key, WorkloadState
 from podidctl.report.text import listed
@@ -104,8 +105,8 @@ class FederationState:
 
     situation: WorkloadState
     options: PlanOptions
+    server: ServerState
     issuer: str = ""
-    version: str = ""
     exceptions: Sequence[AzurePodIdentityException] = ()
     assigned: Sequence[AzureAssignedIdentity] = ()
     managed: bool = False

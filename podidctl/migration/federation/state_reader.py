@@ -50,7 +50,7 @@ async def read_federation_state(
         situation=situation,
         options=options,
         issuer=await cluster_reader.read_issuer(client),
-        version=(await read_server(client)).version,
+        server=await read_server(client),
         exceptions=await cluster_reader.list_if_served(client, EXCEPTIONS),
         # In managed mode there is no MIC, and NMI serves identities without these objects.
         assigned=[] if managed else await cluster_reader.list_if_served(client, ASSIGNED_IDENTITIES),

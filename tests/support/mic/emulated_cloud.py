@@ -79,12 +79,12 @@ class StoredObjects:
             "nodes", {"metadata": {"name": name}, "spec": {"providerID": provider_id or f"azure://{vm_id(name)}"}}
         )
 
-    def pod(self, name: str, node: str, *, label: str = "demo", namespace: str = "default") -> None:
+    def pod(self, name: str, node: str, *, label: str = "demo", namespace: str = "default", **spec: Any) -> None:
         self.api.store.create(
             "pods",
             {
                 "metadata": {"name": name, "namespace": namespace, "labels": {"aadpodidbinding": label}},
-                "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
+                "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}], **spec},
                 "status": {"phase": "Running"},
             },
         )

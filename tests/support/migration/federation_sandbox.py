@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 
 from nmi.settings import Settings
+from podidctl.facts.model import ServerState
 from podidctl.facts.workloads import WorkloadObject
 from podidctl.migration.federation.planning import plan_federation
 from podidctl.migration.federation.planning_input import FederationState, PlanOptions
@@ -44,7 +45,8 @@ def cluster(
 ) -> FederationState:
     """A cluster with these objects and without obstacles."""
     made = situation(*workloads, objects=objects, pods=pods, accounts=accounts, force_namespaced=force_namespaced)
-    usual: dict[str, Any] = {"issuer": ISSUER, "version": "v1.30.1", "nmis": (FEDERATING,), "webhook": True}
+    server = ServerState("v1.30.1")
+    usual: dict[str, Any] = {"server": server, "issuer": ISSUER, "nmis": (FEDERATING,), "webhook": True}
     return FederationState(made, options, exceptions=read(EXCEPTIONS, objects), **{**usual, **more})
 
 
@@ -105,12 +107,8 @@ class Federation:
     def account(self, name: str, namespace: str = "default") -> None:
         self.store.create("serviceaccounts", {"metadata": {"name": name, "namespace": namespace}})
 
-    def pod(
-        self, name: str, account: str = "web", label: str = "demo", node: str = "n0", namespace: str = "default"
-    ) -> None:
-        meta = {"name": name, "namespace": namespace, "labels": {"aadpodidbinding": label}}
-        spec = {"nodeName": node, "serviceAccountName": account, "containers": [{"name": "c", "image": "i"}]}
-        self.store.create("pods", {"metadata": meta, "spec": spec, "status": {"phase": "Running"}})
+    def pod(self, name: str, account: str = "web", label: str = "demo", namespace: str = "default") -> None:
+        self.cloud.pod(name, "n0", label=label, namespace=namespace, serviceAccountName=account)
 
     def nmi(self, *flags: str) -> None:
         """An NMI as an operator sees it, on one node."""

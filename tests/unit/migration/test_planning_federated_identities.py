@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nmi.settings import Settings
+from podidctl.facts.model import ServerState
 from podidctl.migration.federation.azure_resources import AzurePlan
 from podidctl.migration.federation.json_patches import (
     FORMER_ANNOTATION,
@@ -85,7 +86,7 @@ def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
         ([identity(clientID=" "), binding()], {}, "has no usable clientID"),
         ([identity(auxiliaryTenantIDs=["t"]), binding()], {}, "has auxiliaryTenantIDs"),
         ([identity(adEndpoint="https://evil.example/"), binding()], {}, "nothing was sent to it"),
-        (BOUND, {"version": "v1.29.9"}, "Kubernetes is v1.29.9"),
+        (BOUND, {"server": ServerState("v1.29.9")}, "Kubernetes is v1.29.9"),
         (BOUND, {"nmis": (FEDERATING, Settings(node_name="m"))}, "NMI runs without --federated-identities on m"),
         (BOUND, {"forbidden": {("shop", "web")}}, "NMI may not request tokens of service account shop/web"),
         ([*BOUND, exception(aadpodidbinding="demo")], {}, "Deployment shop/web (exception shop/e) gets its tokens"),
@@ -118,7 +119,6 @@ def test_an_unknown_state_is_reported_and_blocks_nothing() -> None:
         "nmis": (),
         "nmi_unknown": "nmi-1: unknown flag",
         "rights_unknown": "reviews is forbidden",
-        "version": "",
     }
     made = planned(workload(account="web"), pods=[running()], issuer="", **unknown)
     assert blocking(made) == []
