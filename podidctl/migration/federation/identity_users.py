@@ -29,35 +29,27 @@ from podidentity.resources import (
 
 def account_usages(situation: WorkloadState) -> dict[Key, list[AccountUsage]]:
     """Return, by AzureIdentity, the service accounts whose pods have it, with their workloads and one pod."""
-    workloads: defaultdict[Key, defaultdict[Key, set[str]]] = defaultdict(lambda: defaultdict(set))
+    users: defaultdict[tuple[Key, Key], set[str]] = defaultdict(set)
     pods: dict[tuple[Key, Key], BareMeta] = {}
     for workload in situation.workloads:
         for desired in situation.desired(workload):
-            workloads[desired.identity.key][workload.account_key].add(workload.description)
+            users[desired.identity.key, workload.account_key].add(workload.description)
     for pod in situation.pods:
         if pod.finished:
             continue
         account = (pod.metadata.namespace, pod.spec.service_account_name or DEFAULT_ACCOUNT)
         for desired in situation.desired_for(pod.metadata.namespace, pod.binding_label):
-            descriptions = workloads[desired.identity.key][account]
+            descriptions = users[desired.identity.key, account]
             if not descriptions:
                 descriptions.add(f"Pod {'/'.join(pod.key)}")
             if pod.metadata.deletion_timestamp is None:
                 pods.setdefault((desired.identity.key, account), pod.metadata)
-    no_pod = BareMeta()
-    return {
-        identity: [
-            AccountUsage(
-                namespace=account[0],
-                name=account[1],
-                workloads=sorted(descriptions),
-                pod=pods.get((identity, account), no_pod).name,
-                pod_uid=pods.get((identity, account), no_pod).uid,
-            )
-            for account, descriptions in sorted(users.items())
-        ]
-        for identity, users in workloads.items()
-    }
+    usages: defaultdict[Key, list[AccountUsage]] = defaultdict(list)
+    for (identity, account), descriptions in sorted(users.items()):
+        meta = pods.get((identity, account), BareMeta())
+        usage = AccountUsage(*account, workloads=sorted(descriptions), pod=meta.name, pod_uid=meta.uid)
+        usages[identity].append(usage)
+    return usages
 
 
 def lagging_pods(
