@@ -1,5 +1,6 @@
 """Plans of Azure resources with usual and with hostile names."""
 
+from dataclasses import replace
 from typing import Any
 
 from nmi.settings import Settings
@@ -10,7 +11,6 @@ from podidctl.migration.federation.azure_resources import (
     parse_cluster,
 )
 from podidentity.azure.federation import Exchange
-from podidentity.azure.resource_ids import ResourceId
 from podidentity.resources import EXCHANGE_ANNOTATION
 from tests.support.migration.federation_sandbox import planned
 from tests.support.migration.objects import binding, identity, workload
@@ -21,13 +21,7 @@ HOSTILE_ACCOUNT = "x${a}'$${b}%{c}\"\\d$(e)`f`#//{{g}}é"
 CLUSTER_ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ContainerService/managedClusters/c"
 
 
-def cluster() -> ResourceId:
-    made = parse_cluster(CLUSTER_ID)
-    assert made is not None
-    return made
-
-
-BINDINGS = AzureOptions(cluster())
+BINDINGS = AzureOptions(parse_cluster(CLUSTER_ID))
 """The options of a plan with identity bindings."""
 GRANTS = AzureOptions(principal=PRINCIPAL)
 
@@ -39,7 +33,7 @@ def mixed() -> AzurePlan:
     objects += [binding(name, selector="demo") for name in names]
     nmi = Settings(node_name="n", federated_identities=True, federated_exchange_annotation=True)
     made = planned(workload(account="web"), objects=objects, nmis=(nmi,))
-    return azure_plan(made, AzureOptions(cluster(), PRINCIPAL))
+    return azure_plan(made, replace(BINDINGS, principal=PRINCIPAL))
 
 
 def azure(*accounts: str, options: AzureOptions = GRANTS, names: tuple[str, ...] = ("demo",), **more: Any) -> AzurePlan:
