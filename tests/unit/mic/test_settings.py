@@ -63,6 +63,7 @@ def test_a_command_line_of_the_go_implementation_is_accepted() -> None:
     ("argv", "environ", "message"),
     [
         ([], {}, "MIC_POD_NAMESPACE"),
+        (["--plan=false"], {}, "MIC_POD_NAMESPACE"),
         (["--http-probe-port=8888"], ENVIRON, "--prometheus-port"),
         (["--createDeleteBatch=0"], ENVIRON, "--createDeleteBatch is 0; it may be 1 to 1000"),
         (["--detach-grace=-1s"], ENVIRON, "--detach-grace is -1s; it may be 0s to 86400s"),
@@ -116,6 +117,7 @@ def test_the_printed_settings_have_flags_and_variables_no_secret_and_redacted_cl
     given = "--immutable-user-msis=11111111-2222-3333-4444-555555555555,AAAAAAAA-2222-3333-4444-BBBBBBBBBBBB"
     settings = parse([given, "--http-probe-port=81"], {**ENVIRON, "CLIENT_SECRET": "hush"})
     assert "hush" not in repr(settings)
+    assert settings.environment == {"CLIENT_SECRET": "hush"}
     assert settings.describe()["environment"] == "***"
     assert settings.describe()["immutable_client_ids"] == "1111…5555,aaaa…bbbb"
     printed = set(settings.text().split())

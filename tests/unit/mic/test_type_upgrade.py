@@ -76,10 +76,10 @@ async def test_large_objects_with_present_field_names_are_not_decoded_and_old_on
 
 
 async def test_the_upgrade_runs_once(cluster: Cluster) -> None:
-    await cluster.start()
+    assert await cluster.start()
     old_ones(cluster)
     cluster.api.requests.clear()
-    await cluster.start()
+    assert await cluster.start()
     assert [request.path for request in cluster.api.requests] == [f"/api/v1/namespaces/default/configmaps/{NAME}"]
     assert "ResourceID" in cluster.spec(IDENTITIES)
 

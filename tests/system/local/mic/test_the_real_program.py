@@ -63,6 +63,10 @@ async def test_identities_are_assigned_and_revoked_with_exactly_the_actions_of_t
     names = ("web-default-demo", "worker-default-demo")
     await cloud.until(lambda: cloud.assigned() == dict.fromkeys(names, "Assigned"))
     assert seen[0] == "Created"
+    state = json.loads(await mic.page("/debug/state"))
+    assert (state["health"], state["cluster"]["assigned identities"]) == ("Active", 2)
+    assert state["lease"]["seconds"] > 0
+    assert json.loads((cloud.folder / "azure.json").read_text())["aadClientSecret"] not in json.dumps(state)
     assert cloud.on(vm_id("n0")) == cloud.on(set_id()) == {"demo"}
     assert len(cloud.arm.writes()) == 2
     await cloud.until(lambda: ("demo", "binding applied") in cloud.events())
@@ -84,7 +88,9 @@ async def test_identities_are_assigned_and_revoked_with_exactly_the_actions_of_t
     assert "Traceback" not in mic.read_log()
 
 
-async def test_flags_decide_about_namespaces_and_detaches_and_without_one_taints_stay(cloud: EmulatedCloud) -> None:
+async def test_flags_decide_about_namespaces_detaches_profiles_and_taints(
+    cloud: EmulatedCloud,
+) -> None:
     cloud.node("n0")
     cloud.api.store.patch("nodes", "n0", {"spec": {"taints": [TAINT]}})
     labels = {"app.kubernetes.io/component": "nmi"}
@@ -97,7 +103,7 @@ async def test_flags_decide_about_namespaces_and_detaches_and_without_one_taints
         cloud.identity(name)
     cloud.pod("stranger", "n0", namespace="team")
     cloud.pod("web", "n0")
-    mic = await cloud.mic("--forceNamespaced", "--detach-grace=1h")
+    mic = await cloud.mic("--forceNamespaced", "--detach-grace=1h", "--enableProfile")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     cloud.remove_pod("web")
     await cloud.until(lambda: all("deletionTimestamp" in item["metadata"] for item in cloud.api.store.list(ASSIGNED)))
@@ -107,6 +113,7 @@ async def test_flags_decide_about_namespaces_and_detaches_and_without_one_taints
     assert "stranger-team-demo" not in cloud.assigned()
     assert cloud.api.store.get("nodes", "n0")["spec"]["taints"] == [TAINT]
     assert 'watch="startup_taint_nodes"' not in await mic.page("/metrics")
+    await mic.page("/debug/profile?seconds=1")
 
 
 async def test_of_two_processes_of_one_name_only_the_leader_acts_and_both_are_ready(cloud: EmulatedCloud) -> None:
@@ -168,21 +175,6 @@ async def test_unusable_credentials_make_the_leader_not_ready(cloud: EmulatedClo
     assert "azure.identity" not in mic.read_log(), "the library's lines are another one at each try"
 
 
-async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.identity()
-    mic = await cloud.mic("--enableProfile")
-    cloud.pod("web", "n0")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    state = json.loads(await mic.page("/debug/state"))
-    assert state["health"] == "Active"
-    assert state["cluster"]["assigned identities"] == 1
-    assert state["lease"]["seconds"] > 0
-    secret = json.loads((cloud.folder / "azure.json").read_text())["aadClientSecret"]
-    assert secret not in json.dumps(state)
-    await mic.page("/debug/profile?seconds=1")
-
-
 PODS = CONNECTIONS_MAX + 20
 
 
@@ -221,54 +213,6 @@ async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
     assert times == sorted(set(times))
     released.set()
     await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * PODS)
-
-
-async def assigned(cloud: EmulatedCloud, pod: str, node: str) -> None:
-    cloud.pod(pod, node)
-    await cloud.until(lambda: cloud.assigned().get(f"{pod}-default-demo") == "Assigned", pod)
-
-
-async def test_a_secret_rotated_while_mic_runs_is_used_for_the_next_token(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.node("n1")
-    cloud.identity()
-    cloud.aad.token_seconds = 200.0  # with less than five minutes left MIC requests a token again before each request
-    client_id = json.loads((cloud.folder / "azure.json").read_text())["aadClientId"]
-    application = cloud.directory.application(client_id)
-    assert application is not None
-    mic = await cloud.mic()
-    await assigned(cloud, "first", "n0")
-
-    application.secrets["second"] = float("-inf")
-    cloud.change_config(aadClientSecret="second")
-    await cloud.until(lambda: mic.read_log().count("using the new credentials") == 1)
-    (first,) = application.secrets.keys() - {"second"}
-    del application.secrets[first]
-    await assigned(cloud, "second", "n1")
-    assert {call.status for call in cloud.aad.calls} == {200}
-    assert await mic.stop() == 0
-    assert first not in mic.read_log()
-
-
-async def test_the_program_uses_the_environment_without_a_file(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.identity()
-    principal = cloud.directory.add_principal()
-    cloud.directory.grant(principal.object_id, "Contributor")
-    await cloud.mic(
-        "--cloudconfig=",
-        environ={
-            "CLOUD": "azurestackcloud",
-            "TENANT_ID": cloud.directory.tenant_id,
-            "CLIENT_ID": principal.client_id,
-            "CLIENT_SECRET": principal.secret,
-            "SUBSCRIPTION_ID": "sub",
-            "RESOURCE_GROUP": "rg",
-            "VM_TYPE": "standard",
-        },
-    )
-    await assigned(cloud, "web", "n0")
-    assert {call.caller for call in cloud.arm.calls} == {principal.object_id}
 
 
 async def test_the_clusters_own_identity_is_not_assigned_and_it_and_immutable_ones_stay_attached(

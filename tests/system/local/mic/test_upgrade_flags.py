@@ -91,15 +91,3 @@ async def test_after_the_record_old_field_names_assign_nothing(cloud: EmulatedCl
     assert NEITHER not in mic.read_log()
     await cloud.until(lambda: {("demo", "FieldsIgnored"), ("demo", "invalid identity")} <= cloud.events())
     assert await mic.stop() == 0
-
-
-async def test_objects_that_the_upgrade_has_rewritten_count_immediately_and_later_old_ones_do_not(
-    cloud: EmulatedCloud,
-) -> None:
-    mic = await cloud.mic()
-    await cloud.until(lambda: cloud.assigned() == OLD)
-    put_old_pair(cloud, "late")
-    cloud.identity("current", selector="demo")
-    await cloud.until(lambda: "web-default-current" in cloud.assigned())
-    assert cloud.assigned().keys() == {*OLD, *CURRENT}
-    assert await mic.stop() == 0

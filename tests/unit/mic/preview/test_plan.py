@@ -157,6 +157,7 @@ async def test_old_field_names_count_unless_the_upgrade_is_recorded_and_an_unrea
     assert preview.summary.objects["create"] == created
     assert preview.upgrade_unknown is not readable
     assert any(UNREAD in line for line in lines(preview)) is not readable
+    assert any("Azure was not read" in line for line in lines(preview))
     if namespace:
         assert {request.path for request in api.requests if "configmaps" in request.path} == {
             f"/api/v1/namespaces/{namespace}/configmaps/aad-pod-identity-config"
