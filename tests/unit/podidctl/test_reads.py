@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from podidctl.checks.explanation import explain
 from podidctl.checks.rules import report
 from podidctl.evaluation.similar_texts import COMPARED_MAX, _distance, similar_texts
 from podidctl.facts.kinds import Daemon
@@ -21,11 +22,14 @@ from podidctl.reading.daemons import MetricsPage, Unread, read_pages
 from podidctl.reading.reader import CLUSTER, pod_parts
 from podidctl.reading.reader import read as read_facts
 from podidctl.reading.requests import BATCH, in_batches, read_server, server_clock
+from podidctl.report.documents import Explanation
 from podidctl.report.finding import Level
 from podidctl.report.text import by_turns, listed, namespace_of
 from podidentity.kube.client import Client
+from podidentity.kube.decoding import VALUE_MAX
 from podidentity.kube.errors import NoResponse
 from podidentity_sandbox.kubeapi.kinds import ResourceType
+from tests.support.mic.emulated_cloud import ASSIGNED, BINDINGS, IDENTITIES
 from tests.support.podidctl.memory_cluster import MemoryCluster
 
 
@@ -175,6 +179,29 @@ async def test_a_refused_version_still_has_the_servers_clock(cluster: MemoryClus
     assert (said["API server"], said["clocks"]) == (Level.UNKNOWN, Level.OK)
 
 
+@pytest.mark.parametrize(("status", "then"), [(403, "run this command with more permissions"), (500, "try again")])
+async def test_what_the_server_refuses_to_send_is_unknown(cluster: MemoryCluster, status: int, then: str) -> None:
+    cluster.api.refuse(status, "Forbidden" if status == 403 else "InternalError")
+    server, clocks, objects = report(await read_facts(cluster.client, Facts(), CLUSTER)).findings
+    assert [finding.check for finding in (server, clocks, objects)] == ["API server", "clocks", "objects"]
+    assert clocks.level is Level.OK, "by the date of the refusal"
+    for finding in (server, objects):
+        assert finding.level is Level.UNKNOWN
+        assert finding.next.startswith(then)
+    assert {"NMI", "MIC", "leader"} <= {effect.check for effect in server.affects if effect.says == "not checked"}
+
+
+async def test_unreadable_and_old_objects_and_a_missing_definition_hide_nothing(cluster: MemoryCluster) -> None:
+    cluster.create(IDENTITIES, "odd", {"clientID": "x" * (VALUE_MAX + 1)})
+    cluster.create(BINDINGS, "old", {"AzureIdentity": "demo", "Selector": "demo"})
+    cluster.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
+    findings = report(await read_facts(cluster.client, Facts(), CLUSTER)).findings
+    texts = {finding.check: finding.says for finding in findings if finding.level is not Level.OK}
+    assert "1 CustomResourceDefinition does not exist" in texts["definitions"]
+    assert texts["objects"].endswith("object that NMI and MIC cannot read: azureidentities default/odd")
+    assert "azureidentitybindings default/old (spec.AzureIdentity, spec.Selector)" in texts["spellings"]
+
+
 async def test_a_slow_version_does_not_end_a_command(cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     route = cluster.api._route
 
@@ -205,6 +232,31 @@ async def test_without_the_servers_time_this_machines_counts(
     cluster.pod("web", "n0")
     facts = await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))
     assert facts.server_time == facts.now
+
+
+async def test_events_of_nmi_and_mic_alone_are_read_and_forbidden_ones_are_unread(cluster: MemoryCluster) -> None:
+    cluster.pod("web", "n0")
+    uid = cluster.api.store.get("pods", "web", "default")["metadata"]["uid"]
+    for component in ("aad-pod-identity-nmi", "kubelet"):
+        document = {
+            "metadata": {"name": component, "namespace": "default"},
+            "involvedObject": {"kind": "Pod", "namespace": "default", "name": "web", "uid": uid, "apiVersion": "v1"},
+            "reason": "IdentityNotAssigned",
+            "message": f"from {component} \x1b[31m eyJhbGciOiJSUzI1NiJ9.eyJhIjoxfQ.c2lnbmF0dXJl",
+            "source": {"component": component},
+        }
+        cluster.api.store.create("events", document)
+
+    async def explanation() -> Explanation:
+        return explain(await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None)))
+
+    (event,) = (await explanation()).events
+    assert event.by == "aad-pod-identity-nmi"
+    assert event.message.isprintable()
+    assert "eyJhbGci" not in event.message
+    cluster.api.refuse(403, "Forbidden", what="/events")
+    unread = await explanation()
+    assert (unread.events, unread.events_unread[:11]) == ([], "not allowed")
 
 
 def owner_reference(cluster: MemoryCluster, kind: str, name: str) -> dict[str, Any]:
