@@ -248,6 +248,15 @@ def used_by(bound: BindingBench, number: int) -> Facts:
 async def test_the_api_server_decides_a_limited_number_of_uses(bound: BindingBench) -> None:
     access = await read_federated_access(bound.bench.client, used_by(bound, 2))
     assert access.unpermitted == {bound.managed.client_id: (f"{NAMESPACE}/account-0",)}
+    every = tuple(f"{NAMESPACE}/{name}" for name in ("account-0", "builder"))
+    assert access.forbidden == {"kube-system/default": every}
+    accounts = access.accounts[NAMESPACE]
+    assert isinstance(accounts, frozenset)
+    assert accounts & {"builder", "account-0"} == {"builder"}
+    rule = {"resources": ["serviceaccounts/token"], "groups": [""], "verbs": ["create"]}
+    permit(bound, NMI_ACCOUNT, name="nmi", namespace=NAMESPACE, **rule)
+    access = await read_federated_access(bound.bench.client, used_by(bound, 2))
+    assert access.forbidden == {"kube-system/default": ()}
     assert access.unchecked_uses == 0
     access = await read_federated_access(bound.bench.client, used_by(bound, CHECKED_MAX + 7))
     assert access.unchecked_uses == 7

@@ -5,9 +5,8 @@ the token proxy reviews, for that service account only.
 """
 
 import asyncio
-import json
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -106,28 +105,6 @@ def link_of(answer: CommandResult, name: str = "permission") -> dict[str, Any]:
     return dict(link)
 
 
-async def test_nmis_permission_to_request_tokens_and_missing_service_accounts_are_reported(cluster: Cluster) -> None:
-    words = ("--verb=create", "--resource=serviceaccounts/token", "--resource-name=shop")
-    await cluster.kubectl("create", "role", "nmi", *words)
-    await cluster.kubectl("create", "rolebinding", "nmi", "--role=nmi", "--serviceaccount=default:nmi")
-
-    async def reported_texts() -> list[str]:
-        findings = (await cluster.ask("doctor")).document["findings"]
-        return [finding["says"] for finding in findings if finding["check"] == "federated"]
-
-    forbidden = "NMI's service account default/nmi may not request tokens of service accounts default/bare"
-    await until(reported_texts, "the authorizer follows by a watch", holds=lambda texts: forbidden in texts)
-    web, other = [
-        link_of(await cluster.ask("explain", "pod", f"default/{pod}"), "service account") for pod in ("web", "other")
-    ]
-    assert (web["state"], web["about"]) == ("ok", "default/shop")
-    assert (other["state"], other["about"]) == ("broken", "default/bare")
-    await cluster.kubectl("delete", "serviceaccount", "shop")
-    gone = "service account default/shop does not exist"
-    assert f"{gone}; Azure identifies these pods by it: default/web" in await reported_texts()
-    assert link_of(await cluster.ask("explain", "pod", "default/web"), "service account")["says"] == gone
-
-
 async def test_the_printed_objects_permit_exactly_one_service_account_and_identity(cluster: Cluster) -> None:
     assert not await cluster.may("shop")
     before = await cluster.ask("explain", "pod", "default/web")
@@ -184,45 +161,6 @@ async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(c
     uses = own_uses(await cluster.ask("doctor", folder=await asyncio.to_thread(cluster.as_reviewer)))
     (reported,) = [text for level, text, _ in uses if level == "problem"]
     assert "whole-namespace" in reported, "the API server's reason names the binding"
-
-
-async def test_missing_and_superfluous_rights_on_secrets_are_reported(cluster: Cluster) -> None:
-    async def finding(holds: Callable[[str, str], bool]) -> tuple[str, str]:
-        """Return the finding about Secrets as soon as it is so: the authorizer follows by a watch."""
-
-        async def read() -> tuple[str, str]:
-            document = (await cluster.ask("doctor")).document
-            ((level, text),) = [
-                (finding["level"], finding["says"]) for finding in document["findings"] if finding["check"] == "secrets"
-            ]
-            return level, text
-
-        return await until(read, "the finding about Secrets", holds=lambda finding: holds(*finding))
-
-    spec = {"type": 1, "clientID": "c", "tenantID": "contoso.com", "clientPassword": {"name": "s"}}
-    principal = {"apiVersion": f"{GROUP}/v1", "kind": "AzureIdentity", "metadata": {"name": "sp"}, "spec": spec}
-    for name in ("shop", "reports"):
-        await cluster.kubectl("create", "namespace", name)
-        await cluster.kubectl("create", "-f", "-", f"--namespace={name}", stdin=json.dumps(principal))
-    level, text = await finding(lambda _, text: text.endswith("in reports, shop"))
-    assert level == "problem"
-    for name in ("shop", "reports"):
-        where = f"--namespace={name}"
-        await cluster.kubectl("create", "role", "nmi", "--verb=get", "--resource=secrets", where)
-        await cluster.kubectl("create", "rolebinding", "nmi", "--role=nmi", "--serviceaccount=default:nmi", where)
-        if name == "shop":
-            level, _ = await finding(lambda _, text: text.endswith("in reports"))
-            assert level == "problem"
-    await finding(lambda level, _: level == "ok")
-
-    await cluster.kubectl("create", "clusterrole", "nmi", "--verb=get", "--resource=secrets")
-    await cluster.kubectl("create", "clusterrolebinding", "nmi", "--clusterrole=nmi", "--serviceaccount=default:nmi")
-    level, text = await finding(lambda _, text: "every Secret" in text)
-    assert (level, text.endswith("can limit it to reports, shop")) == ("ok", True)
-    for name in ("shop", "reports"):
-        await cluster.kubectl("delete", IDENTITIES.plural, "sp", f"--namespace={name}")
-    _, text = await finding(lambda level, _: level == "warning")
-    assert "no AzureIdentity is of type 1 or 2" in text
 
 
 LIST = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}

@@ -12,17 +12,19 @@ from podidctl.checks.credentials import check_credentials
 from podidctl.checks.hosts import check_client_ids
 from podidctl.evaluation.needs import CHECKED_MAX, NOT_READ, namespaces_of, used_hosts
 from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, SecretAccess
+from podidctl.facts.rbac import RBAC_GROUP
 from podidctl.reading import daemons as daemons_reader
 from podidctl.reading import reviews
 from podidctl.reading.daemons import refused_pods
-from podidctl.reading.reviews import read_credentials
+from podidctl.reading.reviews import read_credentials, read_secret_access
 from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
 from podidentity.azure.errors import AzureError
 from podidentity.kube.errors import TimedOut
 from podidentity.resources import AzureIdentity, SecretReference
+from tests.support.memory_api import MemoryApi
 from tests.support.nmi_objects import CLIENT_ID, binding, identity, resource_id
-from tests.support.podidctl.doctor_inputs import NOW, bad, cluster_case, daemon, examined, objects, one
+from tests.support.podidctl.doctor_inputs import NOW, bad, cluster_case, daemon, examined, nmi, objects, one
 from tests.support.podidctl.memory_cluster import MemoryCluster
 from tests.support.podidctl.prediction_inputs import VM
 
@@ -178,6 +180,31 @@ async def test_a_node_whose_log_is_late_hides_no_events(
     event(cluster, uid, "own", "2026-01-01T11:59:00Z")
     facts = Facts(now=NOW, nmi=(daemon("nmi", "nmi-1", node="n0"),))
     assert list(await refused_pods(cluster.client, facts)) == ["default/web"]
+
+
+async def test_nmis_permission_to_get_secrets_is_reviewed_in_each_needed_namespace_or_once() -> None:
+    api = MemoryApi(rbac=True)
+    nmi_account = {"kind": "ServiceAccount", "name": "default", "namespace": "kube-system"}
+    rules = [{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}]
+
+    def grant(kind: str, namespace: str = "") -> None:
+        meta = {"name": "nmi"} | ({"namespace": namespace} if namespace else {})
+        reference = {"apiGroup": RBAC_GROUP, "kind": kind, "name": "nmi"}
+        api.store.create(f"{kind.lower()}s.{RBAC_GROUP}", {"metadata": meta, "rules": rules})
+        binding = {"metadata": meta, "subjects": [nmi_account], "roleRef": reference}
+        api.store.create(f"{kind.lower()}bindings.{RBAC_GROUP}", binding)
+
+    for namespace in ("shop", "reports"):
+        api.store.create("namespaces", {"metadata": {"name": namespace}})
+    facts = objects(nmi=(nmi(),), identities=(principal("shop"), principal("reports"), identity()))
+    usual = SecretAccess("kube-system/default", needed=("reports", "shop"))
+    async with api.client("podidctl/test") as client:
+        (access,) = await read_secret_access(client, facts)
+        assert replace(access, forbidden=tuple(sorted(access.forbidden))) == replace(usual, forbidden=usual.needed)
+        grant("Role", "shop")
+        assert await read_secret_access(client, facts) == (replace(usual, forbidden=("reports",)),)
+        grant("ClusterRole")
+        assert await read_secret_access(client, facts) == (replace(usual, everywhere=True),)
 
 
 ACCOUNT = "kube-system/nmi"
