@@ -14,6 +14,7 @@ from podidctl.verify import command, verification
 from podidctl.verify.canary_runner import DELETE_SECONDS, CanaryRunner
 from podidctl.verify.pod import CANARY_LABELS, CANARY_SELECTOR
 from podidctl.verify.verdicts import Verification
+from podidctl.verify.verification import NAME_PREFIX
 from podidentity.kube.client import Client
 from podidentity.kube.errors import Forbidden
 from podidentity_sandbox.kubeapi.server import Recorded
@@ -146,14 +147,31 @@ async def test_asyncio_reports_no_creation_that_is_refused_after_a_signal(
     assert [task and task._log_traceback for task in creations] == [False] * NODES
 
 
+def leave(cluster: MemoryCluster, *names: str) -> None:
+    """Create the canaries of killed commands."""
+    for name in names:
+        meta = {"name": name, "namespace": "default", "labels": CANARY_LABELS}
+        spec = {"containers": [{"name": "canary", "image": "i"}]}
+        cluster.api.store.create("pods", {"metadata": meta, "spec": spec})
+
+
+async def test_the_canary_of_a_killed_command_is_deleted_by_one_an_hour_later(
+    installed: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{NAME_PREFIX}1-0123456789"
+    leave(installed, name)
+    await verify(30)
+    assert canaries(installed) == [name], "another command may still wait for it"
+    monkeypatch.setattr(verification, "LEFTOVER_SECONDS", -3600)
+    await verify(30)
+    assert canaries(installed) == []
+
+
 async def test_canaries_of_killed_commands_are_deleted_in_the_time_of_one(
     installed: MemoryCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verification, "_is_leftover", lambda *_: True)
-    for number in range(3):
-        meta = {"name": f"podidctl-verify-{number}", "namespace": "default", "labels": CANARY_LABELS}
-        spec = {"containers": [{"name": "canary", "image": "i"}]}
-        installed.api.store.create("pods", {"metadata": meta, "spec": spec})
+    leave(installed, *(f"podidctl-verify-{number}" for number in range(3)))
     on_request(installed, lambda request: installed.api.pause() if request.method == "DELETE" else None)
     runner = CanaryRunner(installed.client)
     began = now()

@@ -5,9 +5,6 @@ The kubelets publish results of canaries and logs of NMI. tests/system/local/pod
 
 import asyncio
 import json
-import os
-import sys
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,19 +15,14 @@ from aiohttp import web
 from typing_extensions import override
 
 from nmi.server.decision_lines import LOGGER
-from podidctl.verify import verification
-from podidctl.verify.canary_runner import CanaryRunner
 from podidctl.verify.pod import CANARY_SELECTOR, CONTAINER
-from podidentity.kube.access import from_kubeconfig
-from podidentity.kube.client import Client
 from podidentity.resources import NODES, PODS
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.serving import HttpService
-from tests.support.checkout import ROOT
 from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.testplane.accounts import create_account, place_pod
 from tests.support.testplane.up import Plane
-from tests.support.waiting import LIMIT_SECONDS, until, until_sync
+from tests.support.waiting import until_sync
 
 pytestmark = pytest.mark.plane
 
@@ -231,37 +223,3 @@ async def test_missing_permissions_and_a_refused_canary_are_named(
     assert (refused.code, node["level"]) == (1, "unknown")
     assert "exceeded quota" in node["says"]
     assert "-n" in node["next"]
-
-
-async def command_with_a_pod(nodes: Kubelets, namespace: str) -> Process:
-    """Start `podidctl verify`, and return its process when its first pod has started."""
-    await nodes.add_node("vf-one")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "podidctl", "verify", f"--namespace={namespace}"),
-        *("--kubeconfig", nodes.plane.kubeconfig),
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"]},
-    )
-    await until(lambda: nodes.canaries)
-    return process
-
-
-async def test_a_pod_of_a_killed_command_is_deleted_by_the_next_one(
-    nodes: Kubelets, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process = await command_with_a_pod(nodes, namespace)
-    async with asyncio.timeout(LIMIT_SECONDS):
-        process.kill()
-        await process.wait()
-    (left,) = await nodes.left()
-    (pod,) = nodes.canaries
-    assert pod["spec"]["activeDeadlineSeconds"] == 90
-    assert pod["metadata"]["labels"] == dict(label.split("=") for label in CANARY_SELECTOR.split(","))
-    nodes.statuses["vf-one"] = container_status({"waiting": {"reason": "InvalidImageName"}})
-    answer = await verify(tmp_path, namespace)
-    assert answer.code == 1
-    assert await nodes.left() == [left]  # another command may still wait for it
-    monkeypatch.setattr(verification, "LEFTOVER_SECONDS", -3600)  # as an hour later
-    async with Client(await from_kubeconfig(nodes.plane.kubeconfig), user_agent="test") as client:
-        await verification.verify(client, CanaryRunner(client), namespace=namespace)
-    assert await nodes.left() == []
