@@ -56,24 +56,17 @@ def test_a_missing_extension_module_is_one_line_and_exit_code_1() -> None:
 
 
 @pytest.mark.programs
-def test_a_port_in_use_is_reported_without_a_traceback() -> None:
+def test_a_former_flag_is_logged_with_the_constant_and_a_port_in_use_ends_the_start() -> None:
     port, probe_port = free_ports(2)
     with socket.create_server(("", port)):
-        done = nmi("--node=a", "--redirect=none", f"--prometheus-port={port}", f"--http-probe-port={probe_port}")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"nmi: :{port} is in use: choose another with --prometheus-port"
-
-
-@pytest.mark.programs
-def test_a_former_flag_is_logged_with_the_constant_and_what_to_do() -> None:
-    port, probe_port = free_ports(2)
-    with socket.create_server(("", port)):  # NMI ends after the first lines of its log
         ports = (f"--prometheus-port={port}", f"--http-probe-port={probe_port}")
         done = nmi("--node=a", "--redirect=none", *ports, "--idle-timeout=5m", "--max-connections", "9")
     assert [line.partition("] ")[2] for line in done.stderr.splitlines() if line.startswith("W")] == [
         f'a flag has no effect any more; remove it reason="--{flag}: {FORMER_FLAGS[flag]}"'
         for flag in ("max-connections", "idle-timeout")
     ]
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"nmi: :{port} is in use: choose another with --prometheus-port"
 
 
 def test_version_and_usage_do_not_import_the_server() -> None:

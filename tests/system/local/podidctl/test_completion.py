@@ -33,16 +33,6 @@ async def ask(complete: Callable[[typer.Context, str], list[str]], begun: str, *
     return await asyncio.to_thread(complete, context(**given), begun)
 
 
-async def test_an_unreachable_cluster_completes_nothing_and_prints_nothing(
-    cloud: EmulatedCloud, capfd: pytest.CaptureFixture[str]
-) -> None:
-    await cloud.api.stop()
-    assert await ask(names(cloud).pods, "") == []
-    nowhere = ClusterNames(CliContext({"KUBECONFIG": "/nowhere"}, Path.home))
-    assert await ask(nowhere.namespaces, "") == []
-    assert capfd.readouterr() == ("", "")
-
-
 async def test_objects_with_the_prefix_are_completed_and_it_never_changes_the_requested_path(
     cloud: EmulatedCloud,
 ) -> None:
