@@ -1,4 +1,8 @@
-"""Each fault as a client meets it, on new and on established connections."""
+"""A relay's connections, and how they end.
+
+The tests of clients behind the proxy show its faults: tests/contract/podidentity/kube/test_first_contact.py for new
+connections, tests/contract/kube/test_informer_against_servers.py for established ones.
+"""
 
 import asyncio
 import contextlib
@@ -10,8 +14,6 @@ from typing_extensions import override
 
 from podidentity_sandbox.serving import free_ports
 from tests.support.fault_proxy import FaultProxy, Mode
-
-QUIET = 0.05
 
 
 @pytest.fixture
@@ -46,15 +48,6 @@ class Client:
         """Send the text, and return as many bytes as it has."""
         self.writer.write(text)
         return await self.reader.readexactly(len(text))
-
-    async def receives_nothing(self) -> None:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(QUIET):
-                await self.reader.read(1)
-
-    async def is_reset(self) -> None:
-        with pytest.raises(ConnectionResetError):
-            await self.reader.read(1)
 
     async def is_ended(self) -> None:
         with contextlib.suppress(ConnectionResetError):
@@ -93,55 +86,6 @@ async def test_bytes_and_the_end_of_a_stream_are_forwarded(proxy: FaultProxy, co
     client.writer.write(b"last")
     client.writer.write_eof()
     assert await client.reader.read() == b"last"
-
-
-async def test_while_hanging_new_connections_get_nothing_and_old_ones_continue(
-    proxy: FaultProxy, connect: Connect, old: Client
-) -> None:
-    await proxy.set_mode(Mode.HANG)
-    new = await connect(proxy)
-    new.writer.write(b"question")
-    await new.receives_nothing()
-    assert await old.exchange(b"still here") == b"still here"
-    await proxy.set_mode(Mode.PASS)
-    assert await new.reader.readexactly(8) == b"question"
-
-
-async def test_while_silent_old_connections_stay_open_and_deliver_nothing(proxy: FaultProxy, old: Client) -> None:
-    await proxy.set_mode(Mode.SILENT)
-    old.writer.write(b"held")
-    old.writer.write_eof()  # also the server's end is not forwarded
-    await old.receives_nothing()
-    assert not old.reader.at_eof()
-    await proxy.set_mode(Mode.PASS)
-    assert await old.reader.readexactly(4) == b"held"
-
-
-async def test_while_refusing_no_client_can_connect_and_the_port_works_again_afterwards(
-    proxy: FaultProxy, connect: Connect, old: Client
-) -> None:
-    port = proxy.port
-    await proxy.set_mode(Mode.REFUSE)
-    with pytest.raises(ConnectionRefusedError):
-        await connect(proxy)
-    assert await old.exchange(b"still here") == b"still here"
-    await proxy.set_mode(Mode.PASS)
-    assert proxy.port == port
-    assert await (await connect(proxy)).exchange(b"again") == b"again"
-
-
-async def test_a_reset_ends_old_connections_and_new_ones(proxy: FaultProxy, connect: Connect, old: Client) -> None:
-    await proxy.set_mode(Mode.RESET)
-    await old.is_reset()
-    new = await connect(proxy)
-    new.writer.write(b"question")
-    await new.is_reset()
-
-
-async def test_connections_can_be_reset_once_and_work_again(proxy: FaultProxy, connect: Connect, old: Client) -> None:
-    await proxy.reset_connections()
-    await old.is_reset()
-    assert await (await connect(proxy)).exchange(b"again") == b"again"
 
 
 async def test_if_the_server_is_down_the_clients_connection_ends(connect: Connect) -> None:

@@ -29,9 +29,6 @@ from podidentity_sandbox.tokens import InvalidTokenError, TokenMint
 
 NAMES: Final = ("*.blob.core.windows.net", "*.dfs.core.windows.net")
 ROLES: Final = ("Storage Blob Data Contributor", "Storage Blob Data Owner")
-BLOBS_MAX: Final = 1000
-BYTES_MAX: Final = 16 << 20
-"""The bytes of all blobs and uncommitted blocks together. One request has at most 1 MiB."""
 _AUDIENCE: Final = re.compile(r"https://(storage\.azure\.com|[a-z0-9]+\.blob\.core\.windows\.net)/?", re.IGNORECASE)
 _BYTES: Final = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
 
@@ -152,8 +149,6 @@ class Storage(FaultyService):
         if request.method == "PUT":
             if existing is not None:
                 raise _RefusalError(409, "ContainerAlreadyExists", "The container exists.")
-            if len(self._containers) >= BLOBS_MAX:
-                raise _RefusalError(507, "SandboxFull", f"The sandbox holds at most {BLOBS_MAX} containers.")
             self._containers[key] = _Container(self._clock())
             return web.Response(status=201)
         if existing is None:
@@ -188,7 +183,6 @@ class Storage(FaultyService):
     def _put(self, request: web.BaseRequest, container: _Container, name: str, body: bytes) -> web.Response:
         query, former = request.rel_url.query, container.blobs.get(name)
         if query.get("comp") == "block":
-            self._make_room(len(body))
             container.blocks[name, query.get("blockid", "")] = body
             return web.Response(status=201)
         if former is not None:
@@ -197,18 +191,9 @@ class Storage(FaultyService):
                 raise _RefusalError(409, "BlobAlreadyExists", "The blob exists.")
         if query.get("comp") == "blocklist":
             body = b"".join(container.blocks.pop((name, block_id), b"") for block_id in _block_ids(body))
-        self._make_room(len(body))
         written = _Blob(body, self._clock(), _kept(request.headers), former.lease if former is not None else "")
         container.blobs[name] = written
         return _of(written, web.Response(status=201))
-
-    def _make_room(self, size: int) -> None:
-        """Raise _RefusalError if one more blob of *size* bytes exceeds the limits."""
-        blobs = [blob for container in self._containers.values() for blob in container.blobs.values()]
-        blocks = [block for container in self._containers.values() for block in container.blocks.values()]
-        held = sum(len(blob.content) for blob in blobs) + sum(map(len, blocks))
-        if len(blobs) + len(blocks) >= BLOBS_MAX or held + size > BYTES_MAX:
-            raise _RefusalError(507, "SandboxFull", f"The sandbox holds {BLOBS_MAX} blobs and {BYTES_MAX} bytes.")
 
 
 class AzureWithStorage(AzureEmulator):
