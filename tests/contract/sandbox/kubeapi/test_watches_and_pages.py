@@ -59,16 +59,6 @@ async def test_requested_bookmarks_contain_the_current_revision(api: KubeApi, ca
         assert await did_not_ask.receive(1) == [("ADDED", "p")]
 
 
-async def test_a_watch_ends_after_its_timeout_with_a_final_bookmark() -> None:
-    now = 1000.0
-    async with serving(clock=lambda: now) as (api, call):
-        revision = api.store.revision
-        async with call.watch(PODS, resourceVersion=revision, timeoutSeconds=1, allowWatchBookmarks="true") as watch:
-            assert (await watch.next())["type"] == "BOOKMARK"
-            now += 1.0
-            assert await watch.ends()
-
-
 async def test_the_initial_events_end_with_a_marked_bookmark(api: KubeApi, call: Caller) -> None:
     make(api, "a")
     query = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
@@ -77,18 +67,6 @@ async def test_the_initial_events_end_with_a_marked_bookmark(api: KubeApi, call:
         event = await watch.next()
         assert event["type"] == "BOOKMARK"
         assert event["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
-
-
-async def test_dropped_watches_see_the_end_of_the_stream_and_resume(api: KubeApi, call: Caller) -> None:
-    async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision, **MINE) as watch:
-        make(api, "a")
-        await watch.receive(1)
-        revision = api.store.revision
-        api.drop_watches()
-        assert await watch.ends()
-    make(api, "b")
-    async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
-        assert await watch.receive(1) == [("ADDED", "b")]
 
 
 async def test_a_client_that_disconnects_ends_its_watch(api: KubeApi, call: Caller) -> None:

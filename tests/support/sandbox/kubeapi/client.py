@@ -73,14 +73,6 @@ class Watching:
             except EOFError:
                 return events
 
-    async def ends(self) -> bool:
-        """Whether the stream ends with nothing more in it."""
-        try:
-            await self.next()
-        except EOFError:
-            return True
-        return False
-
 
 class Caller:
     """Calls one server with one token (none: anonymously)."""

@@ -1,5 +1,0 @@
-"""Fixtures of `tests.support.mic.fixtures` for the tests of this folder."""
-
-from tests.support.mic.fixtures import cloud
-
-__all__ = ["cloud"]
