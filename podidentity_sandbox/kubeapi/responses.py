@@ -135,7 +135,7 @@ def _find(document: Any, path: str) -> list[Any]:
 def _cell(column: Column, document: Document, now: datetime.datetime) -> Any:
     values = _find(document, column.path)
     if not values:
-        return "" if column.type == "string" else None
+        return None
     value = values[0]
     match column.type:
         case "date":

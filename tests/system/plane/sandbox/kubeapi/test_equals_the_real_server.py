@@ -36,6 +36,14 @@ NOT_OURS = {"managedFields", "description"}
 AGE_OF_HISTORY = re.compile(r"\d+ \(\d+\)")
 AGE = re.compile(r"\d+s")
 A = "/apis/aadpodidentity.k8s.io/v1/namespaces/NS/azureidentities"
+ASSIGNED = "/apis/aadpodidentity.k8s.io/v1/namespaces/NS/azureassignedidentities"
+WAITING = {
+    "apiVersion": "aadpodidentity.k8s.io/v1",
+    "kind": "AzureAssignedIdentity",
+    "metadata": {"name": "waiting", "annotations": {"aadpodidentity.k8s.io/message": "not allowed"}},
+    "spec": {"Pod": "web", "podNamespace": "ns"},
+    "status": {"status": "Created"},
+}
 C = "/api/v1/namespaces/NS/configmaps"
 S = "/api/v1/namespaces/NS/secrets"
 P = "/api/v1/namespaces/NS/pods"
@@ -160,6 +168,8 @@ CONVERSATION = [
     Step("GET", f"{A}?fieldSelector=spec.type%3D1"),
     Step("GET", A),
     Step("GET", A, accept=TABLE),
+    Step("POST", ASSIGNED, WAITING),
+    Step("GET", ASSIGNED, accept=TABLE),
     # Finalizers
     Step("PATCH", f"{A}/a", {"metadata": {"finalizers": ["x.y/z"]}}, MERGE),
     Step("DELETE", f"{A}/a"),
