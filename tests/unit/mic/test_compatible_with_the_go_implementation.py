@@ -12,10 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mic.decisions import documents
+from mic.decisions.assignments import ExistingAssignment
 from mic.startup.object_upgrade import KINDS, kinds_that_drop_old_names, with_current_names
 from podidentity.kube.decoding import decode_object
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, Kind
-from tests.support.mic.go_objects import CASES, cleared, load, read, written
+from podidentity.kube.errors import ApiError
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, MESSAGE_ANNOTATION, Kind
+from tests.support.memory_api import MemoryApi
+from tests.support.mic.go_objects import CASES, FOLDER, cleared, load, read, written
 from tests.support.mic.world import ASSIGNED, VM, MicWorld
 from tests.support.objects import identity_id, pod
 
@@ -66,6 +70,54 @@ async def test_an_outdated_assignment_of_the_go_implementation_is_updated(world:
     (assigned,) = world.objects.values()
     assert assigned.spec.azure_identity_ref.spec.tenant_id == "another"
     assert assigned.status.status == "Assigned"
+
+
+NAME = "web-default-demo"
+REPLACE = [{"op": "replace", "path": "/status/status", "value": "Assigned"}]
+"""The Go implementation's patch of a status."""
+
+
+async def test_each_can_patch_the_status_of_an_object_of_the_other() -> None:
+    for document in (written(), *(load(path)["AzureAssignedIdentity"] for path in CASES)):
+        api = MemoryApi()
+        stored = api.store.create(ASSIGNED, cleared(document, "default"))
+        existing = ExistingAssignment(read(ASSIGNED_IDENTITIES, stored))
+        async with api.client("test") as client:
+            ours = documents.status_operations(existing, "Created", {MESSAGE_ANNOTATION: "why"})
+            await client.patch_json(ASSIGNED_IDENTITIES, "default", NAME, ours)
+            after = api.store.get(ASSIGNED, NAME, "default")
+            assert after["status"]["status"] == "Created"
+            upgraded = with_current_names(ASSIGNED_IDENTITIES, after) or after
+            api.store.replace(ASSIGNED, upgraded)
+            await client.patch_json(ASSIGNED_IDENTITIES, "default", NAME, REPLACE)
+        after = api.store.get(ASSIGNED, NAME, "default")
+        assert (after["spec"], after["status"]["status"]) == (upgraded["spec"], "Assigned")
+        assert read(ASSIGNED_IDENTITIES, after).spec == read(ASSIGNED_IDENTITIES, stored).spec
+
+
+async def test_the_go_implementations_definitions_drop_no_field_that_mic_and_users_write() -> None:
+    """Strict: a field that these definitions do not name is refused."""
+    api = MemoryApi(FOLDER)
+
+    async def create(kind: Kind[Any], document: Mapping[str, Any]) -> dict[str, Any]:
+        body, strict = msgspec.json.encode(document), {"fieldValidation": "Strict"}
+        stored: dict[str, Any] = json.loads(
+            await client.request("POST", kind.path("default"), body=body, params=strict)
+        )
+        return stored
+
+    async with api.client("test") as client:
+        document = cleared(written(), "default")
+        stored = await create(ASSIGNED_IDENTITIES, document)
+        assert (stored["spec"], stored["status"]) == (document["spec"], document["status"])
+        assert stored["metadata"]["annotations"] == document["metadata"]["annotations"]
+        federated = {"type": 3, "clientID": "c", "tenantID": "contoso.com"}
+        for kind, spec in ((IDENTITIES, federated), (BINDINGS, {"azureIdentity": "a", "selector": "a", "weight": 7})):
+            given = {"apiVersion": kind.api_version, "kind": kind.name, "metadata": {"name": "a"}, "spec": spec}
+            assert (await create(kind, given))["spec"] == spec
+        unknown = {**document, "metadata": {"name": "unknown"}, "spec": {"other": 1}}
+        with pytest.raises(ApiError, match="unknown field"):
+            await create(ASSIGNED_IDENTITIES, unknown)
 
 
 def test_the_go_implementation_finds_each_field_where_it_reads_it() -> None:
