@@ -13,11 +13,9 @@ from nmi.identity.exemptions import MIC
 from nmi.identity.pods import own_addresses
 from podidctl.checks.bindings import correct, ignored_in_namespace, ignored_reason
 from podidctl.evaluation.cluster import ClusterCase, in_nmis_order
-from podidctl.evaluation.daemons import missing_nmi
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, PodCase, sets_client_id
 from podidctl.evaluation.similar_texts import meant_as_label, similar_texts
-from podidctl.facts.model import Facts
 from podidctl.facts.workloads import CRON_JOBS, JOBS, Owner
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import grouped, listed, namespace_of
@@ -234,7 +232,7 @@ def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
     exception.
     """
     objects = case.objects
-    yield from _on_unsupported_nodes(objects)
+    yield from _on_unsupported_nodes(case)
     host = [pod for pod in live_pods(objects) if pod.spec.host_network]
     if host:
         message = f"{counted(len(host), 'pod')} with a label on the host's network: " + listed(
@@ -273,12 +271,12 @@ def check_labels(case: ClusterCase) -> Iterator[Finding]:
         yield warning("labels", message, then, explains=("labels",))
 
 
-def _on_unsupported_nodes(objects: Facts) -> Iterator[Finding]:
-    nodes = {placed_node.metadata.name: placed_node for placed_node in objects.nodes if not placed_node.can_run_nmi}
+def _on_unsupported_nodes(case: ClusterCase) -> Iterator[Finding]:
+    unable = {node.metadata.name for node in case.facts.nodes if not node.can_run_nmi}
     by_cause = grouped(
-        (missing_nmi(node, ()), "/".join(pod.key))
-        for pod in live_pods(objects)
-        if (node := nodes.get(pod.spec.node_name)) is not None
+        (missing, "/".join(pod.key))
+        for pod in live_pods(case.facts)
+        if pod.spec.node_name in unable and (missing := case.nodes_without_nmi.get(pod.spec.node_name)) is not None
     )
     for missing, pods in by_cause.items():
         labelled = f"{counted(len(pods), 'pod')} with a label, which NMI does not serve"

@@ -130,6 +130,7 @@ def test_a_ready_nmi_on_the_node_serves_it_whatever_its_labels_are() -> None:
     exempt: dict[str, Any] = {"pod": pod(labels={"app": "x"}), "exceptions": (exception(labels={"app": "x"}),)}
     assert ask(node=WINDOWS, nmi=(), **exempt).outcome is Outcome.EXEMPT
     assert ask(node=VIRTUAL, nmi=(), **exempt).outcome is Outcome.UNANSWERED
+    assert bad(examined(objects=objects(nodes=(VIRTUAL,)), nmi=(nmi(),))) == []
 
 
 def ask(**changes: Any) -> TokenPrediction:
