@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -108,6 +109,8 @@ class Decisions:
         """By subject and topic, the latest ones last."""
         self._number = 0
         """How many these are."""
+        self._large: dict[str, None] = {}
+        """The subjects with more than their share."""
         self._lines: Counter[str] = Counter()
         self._lines_in_all = 0
         self._left_out = 0
@@ -291,6 +294,8 @@ class Decisions:
         grant = self._replace(subject_key, entry, outcome, usage)
         entry = several[topic] = _LastOutcome(outcome, identity, usage=usage, uid=uid, cause=cause, grant=grant)
         several.move_to_end(topic)
+        if len(several) > SUBJECT_SHARE:
+            self._large[subject_key] = None
         if self._number > REMEMBERED_MAX:
             self._forget(subject_key)
         if self._lines[subject_key] >= LINES_PER_SUBJECT or self._lines_in_all >= LINES_PER_PERIOD:
@@ -302,12 +307,18 @@ class Decisions:
         return entry, True
 
     def _forget(self, subject: str) -> None:
-        """Forget the oldest decision of *subject* if it has more than its share, else of the one with the most."""
-        if len(self._remembered[subject]) <= SUBJECT_SHARE:
-            subject = max(self._remembered, key=lambda each: len(self._remembered[each]))
+        """Forget a decision of *subject* if it has more than its share, else of another such subject, else of the one
+        without a decision for the longest time: the oldest one, but no grant if one of the oldest ones is none.
+        """
+        if subject not in self._large:
+            subject = next(iter(self._large), next(iter(self._remembered)))
         several = self._remembered[subject]
-        _, entry = several.popitem(last=False)
+        oldest = islice(several.items(), SUBJECT_SHARE)
+        refused = (topic for topic, its in oldest if its.outcome != GRANTED and its.grant is None)
+        entry = several.pop(next(refused, next(iter(several))))
         self._number -= 1
+        if len(several) <= SUBJECT_SHARE:
+            self._large.pop(subject, None)
         if not several:
             del self._remembered[subject]
         for each in (entry, entry.grant):

@@ -48,11 +48,17 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         names = Path(f"{archive}.names.json")
         # Before the cluster is read, which takes long.
         with _new_files(archive, names):
-            contents, replacements = redacted_files(asyncio.run(until_signal(_collect(settings))))
-            _write(archive, _packed(contents, now))
-            _write(names, msgspec.json.format(msgspec.json.encode(replacements), indent=2))
-        print_line(console(), f"{archive}: {counted(len(contents), 'file')}; read them before you send the archive")
+            count = asyncio.run(until_signal(_write_bundle(settings, archive, names, now)))
+        print_line(console(), f"{archive}: {counted(count, 'file')}; read them before you send the archive")
         print_line(console(), f"{names}: what was replaced; keep this file")
+
+
+async def _write_bundle(settings: ClusterSettings, archive: Path, names: Path, now: datetime) -> int:
+    """Write the two files. Return the number of files in the archive. Raises StartError."""
+    contents, replacements = redacted_files(await _collect(settings))
+    _write(archive, _packed(contents, now))
+    _write(names, msgspec.json.format(msgspec.json.encode(replacements), indent=2))
+    return len(contents)
 
 
 async def _collect(settings: ClusterSettings) -> Files:

@@ -11,6 +11,7 @@ from nmi.identity.managed_mode import join
 from nmi.refusal import Refusal
 from nmi.settings import Settings
 from podidctl.checks.assignments import assignment_link, served_link, unbound_assignment_link
+from podidctl.checks.dependence import for_the_pod
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import (
@@ -26,7 +27,7 @@ from podidctl.evaluation.tokens import SIGN_IN_TYPES, TYPE_NAMES, describe_token
 from podidctl.facts.model import Facts, IdentityKey, NmiConfiguration, ObjectReference, ReadFailure
 from podidctl.facts.settings import NO_NODE, mic_policy
 from podidctl.report.documents import Outcome
-from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning, without_fault
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import by_turns, grouped, listed, namespace_of
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.report import counted
@@ -111,12 +112,12 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
             message = f"it does not serve this namespace: {restriction}"
             yield ok("binding", message, about="/".join(binding.key))
             continue
-        links = _candidate_links(case, candidate, seen, namespaces)
-        is_needed = case.depends_on((binding.metadata.namespace, binding.spec.azure_identity))
-        yield from links if is_needed else map(without_fault, links)
+        key = (binding.metadata.namespace, binding.spec.azure_identity)
+        for link in _candidate_links(case, candidate, seen, namespaces):
+            yield for_the_pod(case, key, link)
     for assigned in case.facts.assigned if not case.managed else ():
-        if assigned.spec.azure_identity_ref.key not in seen:
-            yield unbound_assignment_link(case, assigned)
+        if (key := assigned.spec.azure_identity_ref.key) not in seen:
+            yield for_the_pod(case, key, unbound_assignment_link(case, assigned))
 
 
 def _candidate_links(

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from nmi.tokens.secrets import CredentialError
+from podidctl.checks.dependence import for_the_pod
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import subject
 from podidctl.evaluation.federated_credentials import correction
@@ -16,7 +17,7 @@ from podidctl.evaluation.refusals import RECENT_SECONDS, is_latest, is_of_creden
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of, audience_of
 from podidctl.facts.model import ReadFailure, RecentRefusal, SecretCheck
 from podidctl.report.documents import Outcome
-from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning, without_fault
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import by_turns, grouped, listed
 from podidentity.azure.federation import Exchange
 from podidentity.report import counted
@@ -38,7 +39,7 @@ def secret_links(case: PodCase) -> Iterator[Finding]:
         application = application_of(case.settings, identity)
         if application is not None and identity.key in case.credentials:
             link = _secret_link(application.secret, case.credentials[identity.key])
-            yield link if case.depends_on(identity.key) else without_fault(link)
+            yield for_the_pod(case, identity.key, link)
 
 
 def _secret_link(about: str, check: SecretCheck) -> Finding:

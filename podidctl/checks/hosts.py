@@ -7,11 +7,12 @@ from mic.azure.identities import HostIdentities
 from mic.decisions.assignments import user_assigned_id
 from mic.decisions.client_ids import mismatch
 from nmi.identity.assigned_identity import project
+from podidctl.checks.dependence import for_the_pod
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import CHECKED_MAX, used_hosts
 from podidctl.evaluation.pod import PodCase
 from podidctl.facts.model import ReadFailure
-from podidctl.report.finding import Finding, Level, ok, problem, unknown, without_fault
+from podidctl.report.finding import Finding, Level, ok, problem, unknown
 from podidctl.report.text import by_turns, listed
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity
@@ -28,18 +29,19 @@ def azure_links(case: PodCase) -> Iterator[Finding]:
     wanted = [(identity, parsed) for identity in _intended_identities(case) if (parsed := user_assigned_id(identity))]
     if not wanted:
         return
-    needed = {parsed.key for identity, parsed in wanted if case.depends_on(identity.key)}
-    yield host_link(case) if needed else without_fault(host_link(case))
+    # Of several identities with one id on Azure, one that the pod depends on counts.
+    needed_last = sorted(wanted, key=lambda its: case.depends_on(its[0].key))
+    yield for_the_pod(case, needed_last[-1][0].key, host_link(case))
     if case.host is None:
         return
-    for key, parsed in {parsed.key: parsed for _, parsed in wanted}.items():
-        link = _attached(case, case.host, parsed)
-        yield link if key in needed else without_fault(link)
+    keys = {parsed.key: identity.key for identity, parsed in needed_last}
+    for parsed in {parsed.key: parsed for _, parsed in wanted}.values():
+        yield for_the_pod(case, keys[parsed.key], _attached(case, case.host, parsed))
     for identity, _ in wanted:
         if reason := _client_id_mismatch(case, identity):
             then = f"correct AzureIdentity {'/'.join(identity.key)} with kubectl edit"
             link = problem("client id", reason, then, about="/".join(identity.key))
-            yield link if case.depends_on(identity.key) else without_fault(link)
+            yield for_the_pod(case, identity.key, link)
 
 
 def _client_id_mismatch(case: PodCase, identity: AzureIdentity) -> str:

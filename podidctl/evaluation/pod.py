@@ -255,13 +255,24 @@ class PodCase:
         return key[0] == self.namespace or key in self._needed_elsewhere
 
     @cached_property
+    def usable(self) -> Collection[IdentityKey]:
+        """The keys of the identities of `bound` that MIC accepts."""
+        return {identity.key for identity in self.bound if not misconfigured(identity)}
+
+    @cached_property
     def _needed_elsewhere(self) -> Collection[IdentityKey]:
+        requested = {(namespace, name) for namespace, _, name in self._requested}
         if self.decision.assigned is not None:
-            return {self.decision.assigned.identity.key}
+            return requested | {self.decision.assigned.identity.key}
         if any(namespace == self.namespace for namespace, _ in self.bindings_of):
-            return ()
-        usable = {identity.key for identity in self.bound if not misconfigured(identity)}
-        return usable or {*self.bindings_of, *(identity.key for identity in self.identities)}
+            return requested
+        others = self.usable or {*self.bindings_of, *(identity.key for identity in self.identities)}
+        return requested.union(others)
+
+    @property
+    def _requested(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the parts of each identity that NMI's log names for the pod."""
+        return (decision.identity.partition("/") for decision in readable(self.facts.decisions) if decision.identity)
 
     @cached_property
     def bindings_of(self) -> Mapping[IdentityKey, Sequence[AzureIdentityBinding]]:

@@ -84,14 +84,6 @@ def unknown(check: str, message: str, then: str = "", *, about: str = "", cause:
     return Finding(check, Level.UNKNOWN, message, then, about, cause=cause, explains=(cause,) if cause else ())
 
 
-def without_fault(finding: Finding) -> Finding:
-    """Return the finding about an object of another namespace on which the pod does not depend."""
-    if finding.level is not Level.PROBLEM:
-        return finding
-    message = f"of another namespace, and the pod does not depend on it: {finding.message}"
-    return ok(finding.check, message, about=finding.about)
-
-
 def by_cause(findings: Iterable[Finding]) -> list[Finding]:
     """Return the findings in their order, each that another one explains only as the effect of that one. Of findings
     that explain each other, the first one is the cause.

@@ -167,15 +167,20 @@ def _exists(path: Path) -> bool:
 
 def main(path: str, context: str = "") -> None:
     """Print the content of the kubeconfig at *path* for *context*."""
+    shown = path.encode(errors="replace").decode()  # a path of bytes that are no text
     try:
         there = any(_exists(Path(part).expanduser()) for part in path.split(":") if part)
     except OSError as error:  # a directory without permission
-        result = {"problem": f"cannot use the kubeconfig {path} ({error.strerror}): correct it, or pass another one"}
+        result = {"problem": f"cannot use the kubeconfig {shown} ({error.strerror}): correct it, or pass another one"}
     else:
-        missing = {"problem": f"the kubeconfig {path} does not exist: correct --kubeconfig or KUBECONFIG"}
+        missing = {"problem": f"the kubeconfig {shown} does not exist: correct --kubeconfig or KUBECONFIG"}
         result = read_kubeconfig(path, context) if there else missing
-    # A path of bytes that are no text becomes surrogates, which no decoder accepts.
-    sys.stdout.buffer.write(json.dumps(result, ensure_ascii=False).encode(errors="replace"))
+    try:
+        output = json.dumps(result, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        problem = f"the kubeconfig {shown} has characters that are no text, or its name has: correct it"
+        output = json.dumps({"problem": problem}).encode()
+    sys.stdout.buffer.write(output)
 
 
 if __name__ == "__main__":

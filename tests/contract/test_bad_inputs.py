@@ -257,6 +257,7 @@ KUBECONFIGS: Final = [
     Row(["mic", "--plan", f"--kubeconfig={LONG}"], "correct it, or pass another one", 1),
     Row(["podidctl", "doctor", "--kubeconfig=."], "Is a directory", 1),
     with_kubeconfig("", "is it YAML"),
+    with_kubeconfig(user(token="t\ud800x"), "characters that are no text"),
     with_kubeconfig("{", "is it YAML"),
     with_kubeconfig("a: b: c", "is it YAML"),
     with_kubeconfig("[]", "is it YAML"),

@@ -225,6 +225,26 @@ def test_many_decisions_of_one_pod_replace_none_of_others_and_are_counted(lines:
     assert field(lines[-1], "count") == 2 * (2 * REMEMBERED_MAX - LINES_PER_SUBJECT)
 
 
+def test_pods_that_are_gone_make_no_repeat_new_and_a_pod_cannot_hide_its_grant(lines: list[logging.LogRecord]) -> None:
+    decisions, usage, live = Decisions(), Usage(), Subject(CALL, pod_entry(name="live"))
+    for n in range(REMEMBERED_MAX + 1):
+        decisions.granted(Subject(CALL, pod_entry(name=f"job-{n}")), ASKED, "shop/id", Usage())
+    decisions.summarize()
+    decisions.granted(live, ASKED, "shop/id", usage)
+    decisions.refused(live, "/p", 404, REFUSAL, TokenRequest("r"))
+    decisions.granted(POD, ASKED, "shop/id", usage)
+    for n in range(2 * REMEMBERED_MAX):
+        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
+    del lines[:]
+    usage.touch()
+    for subject in (live, POD):
+        decisions.granted(subject, ASKED, "shop/id", usage)
+    decisions.refused(live, "/p", 404, REFUSAL, TokenRequest("r"))
+    assert lines == []
+    decisions.summarize()
+    assert [field(line, "pod") for line in lines if vars(line).get("outcome") == "granted"] == ["shop/cart and 1 more"]
+
+
 def test_a_long_resource_is_truncated(lines: list[logging.LogRecord]) -> None:
     Decisions().refused(POD, "/p", 404, REFUSAL, TokenRequest("x" * 500))
 

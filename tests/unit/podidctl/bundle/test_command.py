@@ -79,8 +79,9 @@ def test_a_cluster_that_cannot_be_read_leaves_no_file(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_while_the_cluster_is_read_leaves_no_file(
-    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["_collect", "_packed"])
+def test_a_signal_leaves_no_file_or_both(
+    step: str, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def files() -> list[Path]:
         return list(tmp_path.iterdir())
@@ -91,10 +92,15 @@ def test_a_signal_while_the_cluster_is_read_leaves_no_file(
         await asyncio.sleep(60)
         return {}
 
-    monkeypatch.setattr(command, "_collect", interrupted)
+    def interrupted_there(*_: object) -> bytes:
+        signal.raise_signal(number)
+        return b""
+
+    monkeypatch.setattr(command, step, interrupted if step == "_collect" else interrupted_there)
     before = signal.signal(number, signal.default_int_handler)  # also under nohup
     try:
-        assert podidctl.cli.main(["bundle", str(tmp_path / "a.tar.gz")]) == 128 + number
+        code = podidctl.cli.main(["bundle", str(tmp_path / "a.tar.gz")])
     finally:
         signal.signal(number, before)
-    assert files() == []
+    is_late = step == "_packed"  # both files are written immediately after this
+    assert (code, len(files())) == ((0, 2) if is_late else (128 + number, 0))

@@ -11,7 +11,7 @@ from podidctl.checks.bindings import BY_MIC, correct
 from podidctl.checks.explanation import explain
 from podidctl.commands.token import predict
 from podidctl.facts.kinds import Variable, VariableContainer, VariablePod, VariablePodSpec
-from podidctl.report.documents import Link, LinkState, Outcome
+from podidctl.report.documents import Link, LinkState, LoggedDecision, Outcome
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.resources import CREATED, AzureIdentity, AzureIdentityBinding, AzureIdentitySpec, SecretReference
 from tests.support.nmi_objects import (
@@ -109,6 +109,11 @@ def test_a_binding_of_another_team_is_not_the_reason_if_the_pods_own_is_broken()
 
 
 MALFORMED = msgspec.structs.replace(identity("bad", namespace="far"), spec=AzureIdentitySpec(type=0, resource_id="/x"))
+NAMES_ITS_IDENTITY = VariablePod(
+    metadata=pod().metadata,
+    spec=VariablePodSpec(node_name=NODE, containers=[VariableContainer(env=[Variable("AZURE_CLIENT_ID")])]),
+    status=pod().status,
+)
 PRINCIPAL = AzureIdentitySpec(
     type=1, tenant_id="t", client_id="c", client_password=SecretReference(name="s", namespace="far")
 )
@@ -160,20 +165,28 @@ def test_an_unusable_identity_of_another_namespace_is_a_fault_only_of_a_pod_with
     far = assigned_identity("other", namespace="far")
     embedded = msgspec.structs.replace(far.spec, azure_identity_ref=foreign)
     bindings = (binding("far", "other", namespace="far"), *([binding()] if own else ()))
-    explanation = explain_pod(
-        bindings=bindings,
-        identities=(foreign, *([identity()] if own else ())),
-        assigned=(
+    usual: dict[str, Any] = {
+        "bindings": bindings,
+        "identities": (foreign, *([identity()] if own else ())),
+        "assigned": (
             labelled(msgspec.structs.replace(far, spec=embedded)),
             *([labelled(assigned_identity())] if own else ()),
         ),
         **state,
-    )
-    if own:
-        assert broken(explanation) == []
-        assert any("the pod does not depend on it: " in link.says for link in explanation.links)
-    else:
+    }
+    explanation = explain_pod(**usual)
+    if not own:
         only(explanation)
+        return
+    assert broken(explanation) == []
+    assert any("the pod does not depend on it: " in link.says for link in explanation.links)
+    # An application can name the identity in its requests.
+    named = explain_pod(**usual, pod=NAMES_ITS_IDENTITY)
+    assert broken(named) == []
+    (unknown,) = [link for link in named.links if "only requests that name this identity need it: " in link.says]
+    assert (unknown.state, bool(unknown.next)) == (LinkState.UNKNOWN, True)
+    logged = LoggedDecision(at="01-01 00:00:00", outcome="refused", identity="far/other")
+    only(explain_pod(**usual, decisions=(logged,)))
 
 
 def test_many_bindings_of_another_namespace_cause_no_quadratic_work() -> None:
@@ -367,9 +380,7 @@ def test_the_choice_is_named_unless_there_is_nothing_to_choose() -> None:
     assert explain_pod(**changes).answer.outcome is Outcome.WAITS
     (choice,) = links("choice", **changes)
     assert choice.says == "a request that names none waits until one is assigned"
-    plain = pod()
-    spec = VariablePodSpec(node_name=NODE, containers=[VariableContainer(env=[Variable("AZURE_CLIENT_ID")])])
-    (choice,) = links("choice", pod=VariablePod(metadata=plain.metadata, spec=spec, status=plain.status), **two("ns"))
+    (choice,) = links("choice", pod=NAMES_ITS_IDENTITY, **two("ns"))
     assert choice.state is LinkState.OK
     assert links("choice") == []
     assert links("choice", configuration=rules(force_namespaced=True), **two("evil")) == []
