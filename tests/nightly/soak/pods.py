@@ -29,6 +29,8 @@ from podidentity.resources import (
 from podidentity_sandbox.directory import ManagedIdentity
 from tests.nightly.soak.soak_node import NODE, Faults, SoakNode
 
+LEARN_SECONDS: Final = 60.0
+"""How long NMI may take to learn of changes without faults. It takes a fraction of a second."""
 NAMESPACE: Final = "default"
 TWO_IDENTITIES: Final = 0.2
 """The share of pods that have two."""
@@ -76,18 +78,29 @@ class Pods:
         self.slots = [Slot(f"127.77.{number // 200}.{number % 200 + 1}") for number in range(count)]
         self.changes: Counter[str] = Counter()
         """How often an address changed hands in each manner."""
+        self.undisturbed = 0
+        """Changes that NMI has learnt without a fault of the API server."""
 
     async def fill(self) -> None:
-        """Create a first pod on every address."""
+        """Create a first pod on every address. Raise TimeoutError if NMI does not learn of them."""
         for slot in self.slots:
             await self._announce(slot)
             await self._create(slot)
-            await self._only(slot)
+        async with asyncio.timeout(LEARN_SECONDS):
+            await asyncio.gather(*map(self._only, self.slots))
+        self.undisturbed = 0
 
-    async def churn(self, per_second: float) -> None:
-        """Let addresses change hands until cancelled. An exception out of a change ends it."""
+    @property
+    def unknown(self) -> list[str]:
+        """The addresses of which NMI has not learnt the latest change."""
+        return [slot.address for slot in self.slots if slot.busy]
+
+    async def churn(self, per_second: float, stop: asyncio.Event) -> None:
+        """Let addresses change hands until *stop* is set, and wait until NMI has learnt of each change. Raises what a
+        change raises.
+        """
         async with asyncio.TaskGroup() as tasks:
-            while True:
+            while not stop.is_set():
                 await asyncio.sleep(self._draw.expovariate(per_second))
                 slot = self._draw.choice(self.slots)
                 if not slot.busy:
@@ -153,6 +166,7 @@ class Pods:
             elif (pod := pods.get(slot.uid)) is not None and slot.address in pod["addresses"]:
                 names = {row["identity"].rpartition("/")[2] for row in pod["identities"] if row["usable"]}
                 is_known = pod["label"] == expected[0] and names >= expected[1]
+        self.undisturbed += undisturbed
         await self._order("only", slot.address, slot.tenure, undisturbed)
 
     async def _create(self, slot: Slot) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from benchmarks.machine import Cores, commit
 from podidentity_sandbox.processes import python
-from tests.nightly.soak.pods import Pods
+from tests.nightly.soak.pods import LEARN_SECONDS, Pods
 from tests.nightly.soak.soak_node import Faults, SoakNode
 from tests.support.checkout import ROOT
 from tests.support.identity_requests import NODE, page
@@ -80,6 +80,10 @@ class Report:
     log_bytes: int
     changes: dict[str, int]
     faults: dict[str, int]
+    undisturbed: int
+    """Changes that NMI has learnt without a fault of the API server."""
+    unknown: list[str]
+    """Addresses of which NMI did not learn the last change, although all faults had ended."""
     counts: dict[str, int]
     latency: dict[str, float]
     """Seconds until a token, by percentile."""
@@ -94,6 +98,7 @@ class Report:
         requests, tokens = self.counts.get("requests", 0), self.counts.get("status 200", 0)
         promises = {
             f"{self.counts.get('wrong')} answers with another pod's token": not self.counts.get("wrong"),
+            f"NMI has not learnt the changes of {', '.join(self.unknown)}": not self.unknown,
             f"only {tokens} of {requests} requests got a token": tokens > FEWEST_TOKENS * requests,
             "NMI answered with status 500: see the tracebacks in its log": not self.counts.get("status 500"),
             f"memory grew by {self.growth_mib:.1f} MiB after the first third": self.growth_mib <= RSS_GROWTH_MIB,
@@ -149,6 +154,7 @@ async def soak(plan: Plan) -> Report:
             await load.order("rate", plan.rate)
             began = time.monotonic()
             memory = await samples(plan, soak_node, pods, faults)
+            unknown = pods.unknown
             results = await load.report()
             seconds = time.monotonic() - began
         await asyncio.sleep(QUIET_SECONDS)
@@ -164,6 +170,8 @@ async def soak(plan: Plan) -> Report:
             log_bytes=soak_node.nmi.log.stat().st_size,
             changes=dict(pods.changes),
             faults=dict(faults.suffered),
+            undisturbed=pods.undisturbed,
+            unknown=unknown,
             **results,
         )
 
@@ -183,10 +191,12 @@ async def warm_up(load: Generator, plan: Plan) -> None:
 
 
 async def samples(plan: Plan, soak_node: SoakNode, pods: Pods, faults: Faults) -> list[float]:
-    """Change pods and cause faults for as long as planned. Return NMI's memory at times, MiB. Raise what ends a part
-    early."""
+    """Change pods and cause faults for as long as planned, and then wait until NMI has learnt of all changes. Return
+    NMI's memory at times, MiB. Raise what ends a part early."""
+    stop = asyncio.Event()
+    churn = asyncio.create_task(pods.churn(plan.changes, stop), name="pods come and go")
     around = [
-        asyncio.create_task(pods.churn(plan.changes), name="pods come and go"),
+        churn,
         asyncio.create_task(faults.of_imds(), name="faults of IMDS"),
         asyncio.create_task(faults.of_the_api_server(), name="faults of the API server"),
         asyncio.create_task(soak_node.nmi.wait(), name="NMI"),
@@ -200,6 +210,13 @@ async def samples(plan: Plan, soak_node: SoakNode, pods: Pods, faults: Faults) -
                 await task
                 raise soak_node.nmi.exit_error()
             memory.append((await sample(soak_node)).rss_mib)
+        stop.set()
+        for task in around[1:3]:
+            task.cancel()
+        await asyncio.wait(around[1:3])
+        ended, _ = await asyncio.wait([churn], timeout=LEARN_SECONDS)
+        for task in ended:
+            await task
     finally:
         for task in around:
             task.cancel()

@@ -81,8 +81,9 @@ class SoakNode:
 
     async def _read_pods(self) -> dict[str, Any]:
         await asyncio.sleep(STATE_READ_SECONDS)
-        state = await identity_requests.state(self.sandbox)
-        return {pod["uid"]: pod for pod in state["feed"]["pods"]}
+        feed = (await identity_requests.state(self.sandbox))["feed"]
+        assert feed["pods_left_out"] == 0
+        return {pod["uid"]: pod for pod in feed["pods"]}
 
 
 class Faults:

@@ -26,6 +26,7 @@ from podidentity.kube.errors import AccessError
 from podidentity.kube.kubeconfig import read_kubeconfig
 from podidentity_sandbox.certificates import Authority
 from tests.support.old_authority import as_from_python_3_13_on, old_server
+from tests.support.waiting import until
 
 
 def kubeconfig(path: Path, user: dict[str, Any], *others: str, **cluster: object) -> str:
@@ -187,20 +188,32 @@ async def test_an_exec_plugin_that_does_not_end_is_not_waited_for_but_ended(
     timeout = asyncio.timeout
 
     def limited(seconds: float) -> asyncio.Timeout:
-        limits.append(timeout(seconds))
-        return limits[-1]
+        made = timeout(seconds)
+        limits.extend([made] if seconds == 61.0 else [])
+        return made
 
+    monkeypatch.setattr(module, "PROGRAM_SECONDS", 61.0)
     monkeypatch.setattr(asyncio, "timeout", limited)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    reading = asyncio.create_task(from_kubeconfig(plugin(tmp_path, f"exec >{pipe}; echo started; sleep 600")))
-    with await asyncio.to_thread(pipe.open) as ends:
-        assert await asyncio.to_thread(ends.readline) == "started\n"
-        (limit,) = limits
-        limit.reschedule(asyncio.get_running_loop().time())
-        with pytest.raises(AccessError, match="took longer than 60 s: check the program that it runs"):
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def written() -> bytes:
+        try:
+            return os.read(end, 100)
+        except BlockingIOError:
+            return b""
+
+    try:
+        reading = asyncio.create_task(from_kubeconfig(plugin(tmp_path, f"exec >{pipe}; echo started; sleep 600")))
+        assert await until(written, "the program starts") == b"started\n"
+        limits[0].reschedule(asyncio.get_running_loop().time())
+        with pytest.raises(AccessError, match="took longer than 61 s: check the program that it runs"):
             await reading
-        assert await asyncio.to_thread(ends.read) == ""  # until no process can write
+        os.set_blocking(end, True)
+        assert await asyncio.to_thread(os.read, end, 100) == b""  # until no process can write
+    finally:
+        os.close(end)
 
 
 async def test_an_exec_plugin_can_read_from_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

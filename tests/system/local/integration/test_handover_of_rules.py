@@ -15,9 +15,10 @@ from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import NMI_PORT, Settings
-from tests.support.identity_requests import JUMP, NODE, REFUSED, end, on_node, saved
+from tests.support.identity_requests import JUMP, NODE, end, logged, on_node, saved
 from tests.support.waiting import until
 from tests.system.local.integration.continuous_client import asking
+from tests.system.local.integration.limited_nmi import HANDOVER_SECONDS, changed_nmi
 
 pytestmark = pytest.mark.root
 
@@ -25,9 +26,6 @@ LEGACY, NFT, NATIVE = "iptables-legacy", "iptables-nft", "nftables"
 DESTINATIONS = {"loopback": f"127.0.0.1:{NMI_PORT}", "node": f"10.199.0.2:{NMI_PORT}"}
 
 
-TAKEN = "this NMI has taken over"
-LATE_MAX = 5
-"""Successors of all handovers that may be late."""
 Redirect = tuple[str, str]
 """Backend and target of one NMI."""
 FIRST: Redirect = (LEGACY, "loopback")
@@ -54,27 +52,13 @@ class Handovers:
         self.sandbox = sandbox
         self._flags = flags
         self._taken = 0
-        self.late = 0
-        """How many successors were late, and had to start again."""
 
     async def take(self, redirect: Redirect) -> None:
-        """Start the next NMI, and wait until it has taken over. Start it again as the kubelet does if the serving one
-        did not wait: without processor time, a successor can take longer than the few seconds for which it does.
-        """
+        """Start the next NMI, and wait until it has taken over."""
         self._flags[-2:] = flags_of(redirect)
+        await self.sandbox.start_nmi(NODE)
         self._taken += 1
-        log = self.sandbox.folder / f"nmi-{NODE}.log"
-        while True:
-            await self.sandbox.start_nmi(NODE)
-            program = self.sandbox.nmis[NODE].program
-            text = await until(
-                lambda: asyncio.to_thread(log.read_text),
-                holds=lambda text: text.count(TAKEN) == self._taken or program.returncode is not None,  # noqa: B023
-            )
-            if text.count(TAKEN) == self._taken:
-                return
-            self.late += 1
-            assert text.count("because the successor did not confirm in time") == self.late <= LATE_MAX, text
+        await logged(self.sandbox, "this NMI has taken over", self._taken)
 
     async def end_unready(self) -> None:
         """Stop an NMI that knows its redirect, and waits for a list to take over."""
@@ -129,6 +113,12 @@ async def test_no_request_reaches_imds_or_fails_and_only_the_last_redirect_remai
         *(f"--handover-socket={directory / 'nmi.sock'}", "--require-redirected"),
         *(f"--fail-closed={str(fail_closed).lower()}", *flags_of(FIRST)),
     ]
+    # On a busy machine, a successor can need more than the few seconds for which the serving NMI waits.
+    with changed_nmi(HANDOVER_SECONDS.format(60.0)):
+        await hand_over_in_each_way(flags, fail_closed=fail_closed)
+
+
+async def hand_over_in_each_way(flags: list[str], *, fail_closed: bool) -> None:
     async with (
         Sandbox(Settings(namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox,
         asking(sandbox) as asker,
@@ -153,8 +143,7 @@ async def test_no_request_reaches_imds_or_fails_and_only_the_last_redirect_remai
             assert redirects(sandbox) == [serving], "the former NMI must not remove its successor's rules"
             await asker.tokens_flow()
         assert asker.reached_imds == 0
-        # The connections that wait for a late successor are refused when it ends.
-        assert set(asker.outcomes) - ({REFUSED} if handovers.late else set()) == {"200"}
+        assert set(asker.outcomes) == {"200"}
         assert len(sandbox.azure.imds.token_calls) == calls, "each NMI uses the tokens of the former one"
         assert await end(sandbox.nmis[NODE].program) == 0
         assert redirects(sandbox) == ([serving] if fail_closed else [])

@@ -188,6 +188,7 @@ async def test_each_node_gets_its_verdict(nodes: Kubelets, namespace: str, tmp_p
     assert "vf-good" in by_node["vf-other"]["says"]
     assert await nodes.left() == []
     assert {pod["spec"]["nodeName"] for pod in nodes.canaries} == {*by_node, "vf-bare"} - {"vf-down"}
+    assert {pod["spec"]["activeDeadlineSeconds"] for pod in nodes.canaries} == {90}
 
 
 READS = {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["get", "list"]}
