@@ -27,19 +27,20 @@ def running(cloud: EmulatedCloud, name: str = "web", *, address: str = "10.0.0.7
     cloud.api.store.replace("pods", stored, subresource="status")
 
 
-def nmi(cloud: EmulatedCloud, node: str, *args: str, ready: bool = True, label: str = "component") -> None:
-    """A pod of NMI's DaemonSet."""
-    meta = {"name": f"nmi-{node}", "namespace": "kube-system", "labels": {label: "nmi"}}
+def nmi(cloud: EmulatedCloud, node: str) -> None:
+    """A pod of the chart's DaemonSet of NMI, which is ready."""
+    labels = {"app.kubernetes.io/component": "nmi"}
+    meta = {"name": f"nmi-{node}", "namespace": "kube-system", "labels": labels}
     field = {"fieldRef": {"fieldPath": "spec.nodeName"}}
     container = {
         "name": "nmi",
         "image": NMI_IMAGE,
-        "args": ["--node=$(NODE_NAME)", *args],
+        "args": ["--node=$(NODE_NAME)"],
         "env": [{"name": "NODE_NAME", "valueFrom": field}],
     }
     cloud.api.store.create("pods", {"metadata": meta, "spec": {"nodeName": node, "containers": [container]}})
     stored = cloud.api.store.get("pods", f"nmi-{node}", "kube-system")
-    stored["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}]}
+    stored["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     cloud.api.store.replace("pods", stored, subresource="status")
 
 
