@@ -34,6 +34,8 @@ def cluster() -> Iterator[Cluster]:
         made.kubectl("label", "namespace", "podid", "pod-security.kubernetes.io/enforce=restricted")
         made.kubectl("apply", "--validate=strict", "-f", str(MANIFEST))
         add_node(plane, "n0", vm_id("n0"))
+        ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+        plane.api("PATCH", "/api/v1/nodes/n0/status", ready, "application/merge-patch+json")
         bind(plane, "demo")
         made.kubectl("wait", "--for=create", "--timeout=60s", "serviceaccount/default")
         run_pod(plane, "web", "n0")
@@ -48,6 +50,7 @@ def cluster() -> Iterator[Cluster]:
         }
         made.kubectl("label", "namespace", "podid", "--overwrite", "pod-security.kubernetes.io/enforce=privileged")
         plane.api("POST", "/api/v1/namespaces/podid/pods", nmi)
+        made.kubectl("label", "namespace", "podid", "--overwrite", "pod-security.kubernetes.io/enforce=restricted")
         made.until_rights_hold(account="podidctl", namespace="podid", verb="list", resource="pods")
         yield made
 
@@ -88,8 +91,9 @@ async def test_without_the_permissions_the_refusals_are_reported(cluster: Cluste
 
 
 async def test_verify_creates_its_canary_and_deletes_it(cluster: Cluster, tmp_path: Path) -> None:
-    """No kubelet runs the canary here, so its node is unknown."""
+    """The API server admits it at the level restricted. No kubelet runs it here, so its node is unknown."""
     answer = await ask(cluster, tmp_path, "verify", "--node=n0", "--namespace=podid", "--timeout=30", "-o", "json")
     assert answer.code == 1, answer
     assert not REFUSED.search(answer.out + answer.err), answer
+    assert "did not start the canary" in answer.document["nodes"][0]["says"]
     assert answer.document["notDeleted"] == []
