@@ -252,7 +252,7 @@ class PodCase:
         """Return whether a fault of this AzureIdentity may be the reason for which the pod gets no token. That of
         another namespace is not if the pod has another one: any tenant can create bindings that select others' pods.
         """
-        return key[0] == self.namespace or key in self._needed_elsewhere
+        return key[0] == self.namespace or key in self._needed_elsewhere or "/".join(key) in self._requested
 
     @cached_property
     def usable(self) -> Collection[IdentityKey]:
@@ -261,18 +261,16 @@ class PodCase:
 
     @cached_property
     def _needed_elsewhere(self) -> Collection[IdentityKey]:
-        requested = {(namespace, name) for namespace, _, name in self._requested}
         if self.decision.assigned is not None:
-            return requested | {self.decision.assigned.identity.key}
+            return {self.decision.assigned.identity.key}
         if any(namespace == self.namespace for namespace, _ in self.bindings_of):
-            return requested
-        others = self.usable or {*self.bindings_of, *(identity.key for identity in self.identities)}
-        return requested.union(others)
+            return ()
+        return self.usable or {*self.bindings_of, *(identity.key for identity in self.identities)}
 
-    @property
-    def _requested(self) -> Iterator[tuple[str, str, str]]:
-        """Yield the parts of each identity that NMI's log names for the pod."""
-        return (decision.identity.partition("/") for decision in readable(self.facts.decisions) if decision.identity)
+    @cached_property
+    def _requested(self) -> Collection[str]:
+        """The identities (`namespace/name`) that NMI's log names for the pod."""
+        return {decision.identity for decision in readable(self.facts.decisions)}
 
     @cached_property
     def bindings_of(self) -> Mapping[IdentityKey, Sequence[AzureIdentityBinding]]:
