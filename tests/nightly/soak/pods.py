@@ -156,7 +156,7 @@ class Pods:
 
     async def _only(self, slot: Slot, *, without: str = "") -> None:
         """Wait until NMI has the slot's tenure: its pod and identities, or no pod with the uid *without*."""
-        expected = (selector(slot.identities), {resource_name(identity) for identity in slot.identities})
+        label, needed = selector(slot.identities), set(map(resource_name, slot.identities))
         undisturbed, is_known = True, False
         while not is_known:
             undisturbed &= not self._faults.disturbed
@@ -165,7 +165,7 @@ class Pods:
                 is_known = without not in pods
             elif (pod := pods.get(slot.uid)) is not None and slot.address in pod["addresses"]:
                 names = {row["identity"].rpartition("/")[2] for row in pod["identities"] if row["usable"]}
-                is_known = pod["label"] == expected[0] and names >= expected[1]
+                is_known = pod["label"] == label and names >= needed
         self.undisturbed += undisturbed
         await self._order("only", slot.address, slot.tenure, undisturbed)
 

@@ -195,12 +195,11 @@ async def samples(plan: Plan, soak_node: SoakNode, pods: Pods, faults: Faults) -
     NMI's memory at times, MiB. Raise what ends a part early."""
     stop = asyncio.Event()
     churn = asyncio.create_task(pods.churn(plan.changes, stop), name="pods come and go")
-    around = [
-        churn,
+    failing = [
         asyncio.create_task(faults.of_imds(), name="faults of IMDS"),
         asyncio.create_task(faults.of_the_api_server(), name="faults of the API server"),
-        asyncio.create_task(soak_node.nmi.wait(), name="NMI"),
     ]
+    around = [churn, *failing, asyncio.create_task(soak_node.nmi.wait(), name="NMI")]
     memory = []
     end = time.monotonic() + plan.seconds
     try:
@@ -211,9 +210,9 @@ async def samples(plan: Plan, soak_node: SoakNode, pods: Pods, faults: Faults) -
                 raise soak_node.nmi.exit_error()
             memory.append((await sample(soak_node)).rss_mib)
         stop.set()
-        for task in around[1:3]:
+        for task in failing:
             task.cancel()
-        await asyncio.wait(around[1:3])
+        await asyncio.wait(failing)
         ended, _ = await asyncio.wait([churn], timeout=LEARN_SECONDS)
         for task in ended:
             await task
