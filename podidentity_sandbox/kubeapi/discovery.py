@@ -13,6 +13,9 @@ from podidentity_sandbox.kubeapi.statuses import Document
 
 AGGREGATED: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 """The media type of `aggregated`, with which kubectl requests it."""
+OPENAPI_V2: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+"""The media type with which kubectl requests OpenAPI v2 for a `kind: List`. An empty document has no schemas, so that
+kubectl leaves validation to the server."""
 VERSION: Final[Document] = {
     "major": "1",
     "minor": "37",

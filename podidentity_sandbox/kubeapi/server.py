@@ -220,12 +220,12 @@ class KubeApi(HttpService):
             response = responses.document(discovery.aggregated(self._registry, core=parts == ["api"]))
             response.headers["Content-Type"] = discovery.AGGREGATED
             return response
+        if parts == ["openapi", "v2"]:
+            return web.Response(content_type=discovery.OPENAPI_V2)
         if parts in ([".well-known", "openid-configuration"], ["openid", "v1", "jwks"]):
             return await self._for_relying_parties(parts)
         document = discovery.at(self._registry, parts, f"{self.host}:{self.port}")
-        if document is None:
-            return web.Response(status=404, text="404 page not found\n")
-        return responses.document(document)
+        return responses.document(document) if document else web.Response(status=404, text="404 page not found\n")
 
     async def _for_relying_parties(self, parts: list[str]) -> web.StreamResponse:
         """Return the documents that verify a service account's token.

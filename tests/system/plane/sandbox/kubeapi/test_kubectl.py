@@ -76,6 +76,17 @@ async def test_a_manifest_is_applied_again_changed_and_deleted(kubectl: Kubectl)
     assert "NotFound" in await kubectl("get", "pod", "demo")
 
 
+async def test_the_list_that_kubectl_printed_is_applied(api: KubeApi, kubectl: Kubectl) -> None:
+    await kubectl("apply", "-f", "-", stdin=MANIFEST)
+    printed = await kubectl("get", "azureidentity,azureidentitybinding,pods", "-o", "yaml")
+    assert "\nkind: List\n" in printed
+    await kubectl("delete", "-f", "-", stdin=MANIFEST)
+    assert (await kubectl("apply", "-f", "-", stdin=printed)).count("created") == 3
+    await kubectl("delete", "-f", "-", stdin=MANIFEST)
+    wrong = printed.replace("    type: 0\n", "    type: user\n")
+    assert "spec.type: Invalid value" in await kubectl("apply", "-f", "-", stdin=wrong)
+
+
 async def test_the_columns_of_pods_and_nodes_are_shown(api: KubeApi, kubectl: Kubectl) -> None:
     await kubectl("apply", "-f", "-", stdin=MANIFEST)
     lines = [line.split() for line in (await kubectl("get", "azureidentity,pods", "-A")).splitlines() if line]
