@@ -248,7 +248,8 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
         lines.append(f"# MIC and NMI do not run yet; the chart values: {chart_values}")
     if sandbox.settings.identity_bindings:
         lines.append(f"# identity binding of client id {DEMO_CLIENT_ID}; token proxy {azure.token_proxy.proxy_url}")
-    lines.append("# try: podidctl plan; podidctl doctor; podidctl sandbox fault imds=500")
+    with_azure = shlex.join(["podidctl", "plan", "--cloudconfig", str(sandbox.files.cloud_config)])
+    lines.append(f"# try: {with_azure}; podidctl doctor; podidctl sandbox fault imds=500")
     lines.append(f"# try: kubectl apply -f {DEMO.resolve()} && kubectl logs -f demo")
     console.print("The sandbox is up. Ctrl-C ends it. In another terminal:")
     for line in lines:
