@@ -31,8 +31,11 @@ FOLDER = ROOT / "build" / "cluster"
 OURS = [Path(sys.executable).with_name(name) for name in ("podidctl", "kubectl-podidentity")]
 DEMO_IMAGE = f"localhost/aad-pod-identity/demo:{VERSION}"
 """The image of deploy/demo, by the name that the kubelet uses."""
-PODIDCTL = """\
+PROGRAM = """\
 #!/bin/sh
+[ -e {kubeconfig} ] || {{ echo "$0: the cluster has ended; start it again with make cluster" >&2; exit 1; }}
+{commands}"""
+PODIDCTL = """\
 # podidctl in the network of the control plane. `sandbox exec POD -- COMMAND` runs a command of the machine in the
 # network of a pod of the real node.
 if [ "${{1:-}} ${{2:-}}" != "sandbox exec" ]; then
@@ -102,8 +105,7 @@ def write_real_node_files(bed: Bed) -> None:
             ctr=shlex.join(node.command([node.programs.ctr])),
             node=shlex.join(node.command(())),
         )
-        (programs / program.name).write_text(text)
-        (programs / program.name).chmod(0o755)
+        write_program(bed, programs / program.name, text)
 
 
 def write_commands(bed: Bed, folder: Path) -> None:
@@ -116,8 +118,13 @@ def write_commands(bed: Bed, folder: Path) -> None:
     }
     commands |= {f"on-{node.name}": node.command(()) for node in bed.nodes}
     for name, command in commands.items():
-        (folder / name).write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
-        (folder / name).chmod(0o755)
+        write_program(bed, folder / name, f'exec {shlex.join(command)} "$@"\n')
+
+
+def write_program(bed: Bed, path: Path, commands: str) -> None:
+    """Write *commands* of a shell as a program that says so when *bed* has ended."""
+    path.write_text(PROGRAM.format(kubeconfig=shlex.quote(str(bed.plane.kubeconfig)), commands=commands))
+    path.chmod(0o755)
 
 
 def guide(bed: Bed) -> str:

@@ -17,6 +17,7 @@ from tests.support.checkout import ROOT
 from tests.support.operators_shell import Terminal
 from tests.system.node.processes import wait_for
 from tests.system.plane.e2e.test_quick_start import a_fault_is_explained_and_everything_removed, blocks
+from tools.cluster import FOLDER
 
 pytestmark = pytest.mark.long
 
@@ -38,6 +39,10 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(60) == 0, log.read_text()
     assert not list(NAMESPACES.glob(f"podid-{process.pid}-*"))
+    for program in ("kubectl", "podidctl", "on-node-0"):
+        done = subprocess.run([FOLDER / "bin" / program, "version"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.endswith("the cluster has ended; start it again with make cluster\n")
 
 
 def test_the_commands_of_the_quick_start_work_on_a_real_node(terminal: Terminal) -> None:
