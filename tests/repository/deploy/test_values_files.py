@@ -71,6 +71,26 @@ def test_the_chart_renders_with_the_values(block: str) -> None:
         assert ("UseMSI" in secret["data"]) is ("useMSI" in block)
 
 
+def test_the_values_for_argo_cd_need_neither_lookups_nor_hooks_before_a_synchronization() -> None:
+    (application,) = map(yaml.safe_load, blocks_of((CHART / "README.md").read_text(), "yaml"))
+    values = application["spec"]["source"]["helm"]["valuesObject"]
+    image = {"image": values["image"]}
+
+    def names_and_hooks(given: dict[str, Any]) -> tuple[set[str], set[str]]:
+        objects = render(given=yaml.safe_dump(given))
+        hooks = {each["metadata"].get("annotations", {}).get("helm.sh/hook", "") for each in objects}
+        return {f"{each['kind']} {each['metadata']['name']}" for each in objects}, hooks
+
+    usual, usual_hooks = names_and_hooks(image)
+    names, hooks = names_and_hooks(values)
+    assert usual_hooks - hooks == {"pre-upgrade"}
+    assert hooks == {"", "post-delete", "test"}
+    roles = {
+        name.split()[1].removeprefix("aad-pod-identity-") for name in usual - names if name.startswith("ClusterRole ")
+    }
+    assert roles == {"mic-type-upgrade", "crds"}
+
+
 def test_the_charts_definitions_are_those_of_the_repository() -> None:
     ours = {file.name: file.read_text() for file in (ROOT / "deploy" / "crds").iterdir()}
     assert {file.name: file.read_text() for file in (CHART / "crds").iterdir()} == ours
