@@ -143,10 +143,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
+def nothing_blocks_the_loop() -> Iterator[None]:
     """Raise BlockingError where the daemons' code blocks a running event loop. Tests and emulators may block.
 
-    Its activation takes as long as a small test, so it is active for the whole session.
+    Its activation takes as long as a small test, and each one replaces the functions of `os` by new ones, which shutil
+    does not know. So it is active for the whole session, and no test can end it.
     """
     # Modules match by the start of their path, so `podidentity` would include the sandbox.
     blockbuster = BlockBuster(OURS, excluded_modules=[SANDBOX])
@@ -155,18 +156,13 @@ def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
         function.can_block_in("podidentity/kube/access.py", "read_in_a_loop_of_its_own")  # in a thread
         function.can_block_in("podidentity/settings.py", "read_flags")  # argparse looks for translations
         function.can_block_predicate = outside_the_daemons(function.can_block_predicate)
-    detect_blocking(blockbuster)
-    yield blockbuster
-    blockbuster.deactivate()
-
-
-def detect_blocking(blockbuster: BlockBuster) -> None:
-    """Activate *blockbuster*, also after a test has deactivated it."""
     # shutil looks a function up in these sets by identity, and the active functions are not the original ones.
     names = {name: attribute for name in dir(os) if callable(attribute := getattr(os, name))}
     blockbuster.activate()
     for supported in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
         supported.update(getattr(os, name) for name, original in names.items() if original in supported)
+    yield
+    blockbuster.deactivate()
 
 
 def outside_the_daemons(allowed: Callable[..., bool]) -> Callable[..., bool]:

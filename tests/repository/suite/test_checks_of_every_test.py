@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from blockbuster import BlockBuster, BlockingError
+from blockbuster import BlockingError
 
 from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.tokens import TokenMint
-from tests.conftest import detect_blocking
 from tests.support.checkout import ROOT
 from tests.support.leaks import Ledger
 from tests.support.machine_pauses import Pause, paused_seconds, recorded_pauses
@@ -43,10 +42,7 @@ def test_a_daemon_may_block_without_a_loop() -> None:
     block("nmi/app.py")
 
 
-def test_shutil_finds_the_functions_of_os_also_after_a_test_that_blocked(nothing_blocks_the_loop: BlockBuster) -> None:
-    assert os.stat in os.supports_follow_symlinks
-    nothing_blocks_the_loop.deactivate()
-    detect_blocking(nothing_blocks_the_loop)
+def test_shutil_finds_the_functions_of_os() -> None:
     assert os.stat in os.supports_follow_symlinks
 
 

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
@@ -15,7 +15,6 @@ else:
     from typing_extensions import override
 
 import pytest
-from blockbuster import BlockBuster
 
 from mic.azure.identities import HostIdentities
 from podidctl.checks.explanation import explain
@@ -34,13 +33,6 @@ from tests.support.mic.emulated_cloud import ASSIGNED, BINDINGS, IDENTITIES
 from tests.support.podidctl.memory_cluster import MemoryCluster
 
 EXCEPTIONS = "azurepodidentityexceptions.aadpodidentity.k8s.io"
-
-
-@pytest.fixture(autouse=True)
-def flags_are_parsed(nothing_blocks_the_loop: BlockBuster) -> Iterator[None]:
-    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
-    yield
-    nothing_blocks_the_loop.activate()
 
 
 @pytest.fixture(autouse=True)
