@@ -30,6 +30,8 @@ OTHERS = {
     *("query", "identity-name", "resource-group", "issuer", "subject", "audiences", "name", "parameters"),  # az
     "endpoint-resource-manager",  # az cloud register
     *("enable-oidc-issuer", "enable-imds-restriction", "cluster-name", "managed-identity-resource-id"),  # az aks
+    "excluded-namespaces",  # az aks safeguards
+    "login",  # kubelogin
     *("service-account-issuer", "service-account-jwks-uri"),  # kube-apiserver
     *("service-account-key-file", "service-account-signing-key-file"),
     *("bundle", "certificate-identity", "certificate-oidc-issuer"),  # cosign
