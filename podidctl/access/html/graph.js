@@ -20,7 +20,7 @@ function makeCanvas(graph, onSelect) {
   const context = canvas.getContext("2d");
   const zoom = d3.behavior.zoom().scaleExtent([0.005, 8]);
   const view = {
-    visible: new Set(), size: SPARSE, selected: null, highlighted: null, tree: d3.geom.quadtree([]), isRequested: false,
+    visible: new Set(), size: DENSE, selected: null, highlighted: null, tree: d3.geom.quadtree([]), isRequested: false,
   };
 
   function toScreen(object) {
@@ -97,17 +97,31 @@ function makeCanvas(graph, onSelect) {
     context.strokeStyle = "#ffffff";
     context.lineWidth = 4;
     context.fillStyle = "#1b1f24";
+    const { binding, identity, host, labelSpace } = view.size;
+    const room = { binding: identity - binding, identity: host, other: host };
     for (const [object, x, y] of onScreen) {
       const own = object === view.selected;
       if (!own && !all && !(view.highlighted && view.highlighted.size <= 40 && view.highlighted.has(object))) continue;
       if (object.kind === "pod" && view.size === DENSE && !own && scale < 2) continue;
       context.globalAlpha = !view.highlighted || view.highlighted.has(object) ? 1 : 0.25;
       context.textAlign = object.kind === "pod" ? "right" : "left";
-      const label = labelOf(object);
+      const label = labelSpace && room[object.kind]
+        ? shortened(labelOf(object), room[object.kind] * scale - 3 * radius - 6) : labelOf(object);
       const at = x + (object.kind === "pod" ? -1 : 1) * (radius + 6);
       context.strokeText(label, at, y);
       context.fillText(label, at, y);
     }
+  }
+
+  // Return as much of *label* as fits into *width* on the screen, so that it covers no object of the next column.
+  function shortened(label, width) {
+    const full = widthOf(label);
+    return full <= width ? label : label.slice(0, Math.max(0, Math.floor((label.length * width) / full) - 2)) + "…";
+  }
+
+  function widthOf(label) {
+    context.font = LABEL_FONT;
+    return context.measureText(label).width;
   }
 
   function redraw() {
@@ -118,7 +132,7 @@ function makeCanvas(graph, onSelect) {
 
   function show(visible) {
     view.visible = visible;
-    view.size = place(graph, visible);
+    view.size = place(graph, visible, (object) => widthOf(labelOf(object)));
     view.tree = d3.geom.quadtree([...visible]);
     redraw();
   }
@@ -135,16 +149,15 @@ function makeCanvas(graph, onSelect) {
     const [top, bottom] = d3.extent(shown, (object) => object.y);
     const width = canvas.clientWidth, height = canvas.clientHeight;
     // Labels keep their size on the screen, so that their space does not depend on the scale.
-    context.font = LABEL_FONT;
-    const labels = view.size === SPARSE
-      ? d3.max(shown, (object) => context.measureText(labelOf(object)).width) + 20 : 60;
+    const outer = shown.filter((object) => object.kind === "pod" || object.x === right);
+    const labels = view.size.labelSpace ? d3.max(outer, (object) => widthOf(labelOf(object))) + 20 : 60;
     const space = width - 2 * Math.min(labels, width / 3);
     const scale = Math.min(space / Math.max(1, right - left), height / (bottom - top + 80), 1.5);
     moveTo([width / 2 - ((left + right) / 2) * scale, height / 2 - ((top + bottom) / 2) * scale], scale);
   }
 
   function center(object) {
-    const [x, y] = toScreen(object), scale = Math.max(zoom.scale(), view.size === SPARSE ? 0.5 : 0.8);
+    const [x, y] = toScreen(object), scale = Math.max(zoom.scale(), view.size.labelSpace ? 0.5 : 0.8);
     const inside = x > 40 && y > 20 && x < canvas.clientWidth - 40 && y < canvas.clientHeight - 20;
     if (inside && zoom.scale() === scale) return;
     moveTo([canvas.clientWidth / 2 - object.x * scale, canvas.clientHeight / 2 - object.y * scale], scale);

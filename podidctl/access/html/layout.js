@@ -2,9 +2,10 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const KINDS = { pod: "pod", binding: "binding", identity: "AzureIdentity", other: "identity", host: "host" };
-// Distances: between pods of a row, between rows, from the pods to the other columns, between lanes.
+// Distances: between pods of a row, between rows, from the pods to the other columns, between lanes. In a sparse graph
+// all objects have labels, and labelSpace is between a label and the next column.
 const DENSE = { step: 14, row: 14, radius: 4, wide: 8, binding: 40, identity: 80, host: 260, gap: 60 };
-const SPARSE = { step: 14, row: 26, radius: 6, wide: 1, binding: 240, identity: 480, host: 340, gap: 0 };
+const SPARSE = { step: 14, row: 26, radius: 6, wide: 1, binding: 120, gap: 0, labelSpace: 40 };
 const SHAPE = 1.7;
 const SPARSE_MAX = 120;
 
@@ -67,11 +68,11 @@ function settingName({ way, detail }) {
   return detail ? way + ": " + detail : way;
 }
 
-// Set x and y of the visible objects. Return the size of objects and rows.
-function place(graph, visible) {
+// Set x and y of the visible objects, whose labels have the width that *widthOf* returns. Return the size of objects and rows.
+function place(graph, visible, widthOf) {
   const shown = (kind) => graph.objects[kind].filter((object) => visible.has(object));
   const pods = shown("pod");
-  const size = pods.length <= SPARSE_MAX ? SPARSE : DENSE;
+  const size = pods.length <= SPARSE_MAX ? sparse(shown, widthOf) : DENSE;
   const bands = new Map();
   const bandOf = (key) => {
     if (!bands.has(key)) bands.set(key, { pods: [], bindings: [], identity: null });
@@ -96,17 +97,22 @@ function place(graph, visible) {
   return size;
 }
 
+function sparse(shown, widthOf) {
+  const column = (...kinds) => (d3.max(kinds.flatMap(shown), widthOf) || 0) + SPARSE.labelSpace;
+  return { ...SPARSE, identity: SPARSE.binding + column("binding"), host: column("identity", "other") };
+}
+
 // Place the bands one below the other, in as many lanes as give the graph the shape of the screen. Return the right end.
 function placeBands(bands, size) {
   let wide = 1;
   for (const band of bands) {
-    band.wide = size === SPARSE ? 1 : Math.max(1, Math.min(size.wide, Math.ceil(Math.sqrt(band.pods.length * 2))));
+    band.wide = size.labelSpace ? 1 : Math.max(1, Math.min(size.wide, Math.ceil(Math.sqrt(band.pods.length * 2))));
     band.rows = Math.max(1, Math.ceil(band.pods.length / band.wide), band.bindings.length);
     wide = Math.max(wide, band.wide);
   }
   const rows = bands.reduce((sum, band) => sum + band.rows + 1, 0);
   const laneWidth = (wide - 1) * size.step + size.identity + size.gap;
-  const lanes = size === SPARSE ? 1 : Math.max(1, Math.round(Math.sqrt((rows * size.row * SHAPE) / laneWidth)));
+  const lanes = size.labelSpace ? 1 : Math.max(1, Math.round(Math.sqrt((rows * size.row * SHAPE) / laneWidth)));
   let row = 0, left = 0;
   for (const band of bands) {
     if (row && row + band.rows > rows / lanes + 1) {

@@ -33,10 +33,14 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
         assert opened.requests == [(tmp_path / "access.html").as_uri()]
 
 
-async def show(page: Page, tmp_path: Path, make_review: Callable[[], AccessReview]) -> None:
-    """Write the report and open it."""
+async def show(page: Page, tmp_path: Path, make_review: Callable[[], AccessReview], *, suffix: str = "") -> None:
+    """Write the report, with *suffix* in the names of generated identities, and open it."""
     path = tmp_path / "access.html"
-    await asyncio.to_thread(lambda: path.write_text(document(make_review()), encoding="utf-8"))
+    await asyncio.to_thread(
+        lambda: path.write_text(
+            document(make_review()).replace("identity-00", f"identity{suffix}-00"), encoding="utf-8"
+        )
+    )
     await page.open(path)
     await page.until(READY)
 
@@ -108,6 +112,45 @@ async def test_the_keyboard_moves_and_zooms_the_graph(page: Page, tmp_path: Path
         frames.append(await page.evaluate(pixels))
     assert frames[0] != frames[1] != frames[2]
     assert frames[3] == frames[0], "0 fits the graph again"
+
+
+DRAWN = """
+new Promise((done) => {
+  const drawn = { labels: [], objects: [] }, drawing = CanvasRenderingContext2D.prototype;
+  const original = { fillText: drawing.fillText, rect: drawing.rect, arc: drawing.arc };
+  drawing.fillText = function (text, x, y) {
+    const width = this.measureText(text).width;
+    drawn.labels.push([text, this.textAlign === "right" ? x - width : x, y, width]);
+    original.fillText.call(this, text, x, y);
+  };
+  drawing.rect = function (x, y, width, height) {
+    drawn.objects.push([x + width / 2, y + height / 2, width / 2]);
+    original.rect.call(this, x, y, width, height);
+  };
+  drawing.arc = function (x, y, radius, from, to) {
+    drawn.objects.push([x, y, radius]);
+    original.arc.call(this, x, y, radius, from, to);
+  };
+  window.dispatchEvent(new Event("resize"));
+  requestAnimationFrame(() => requestAnimationFrame(() => { Object.assign(drawing, original); done(drawn); }));
+})
+"""
+"""The labels that the graph draws, as text, left end, middle and width; and the objects, as middle and radius."""
+
+
+@pytest.mark.parametrize("name", ["team-0/identity", "team-1/identity"])
+@pytest.mark.parametrize("suffix", ["", "-with-a-long-name" * 3], ids=["short names", "long names"])
+async def test_no_label_covers_an_object(page: Page, tmp_path: Path, name: str, suffix: str) -> None:
+    await show(page, tmp_path, lambda: review(generated_cluster(60, 6, 4)), suffix=suffix)
+    await page.evaluate("document.getElementById('search').focus()")
+    await page.type(name)
+    await page.press("Enter")
+    drawn = await page.evaluate(DRAWN)
+    assert len(drawn["labels"]) > 3
+    for text_, left, middle, width in drawn["labels"]:
+        for x, y, radius in drawn["objects"]:
+            beside = x + radius <= left or x - radius >= left + width
+            assert beside or abs(y - middle) > radius, (text_, left, width, x)
 
 
 async def test_filters_restrict_graph_and_table(page: Page, tmp_path: Path) -> None:
