@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 RATE: Final = float(os.environ.get("RATE", "500"))
 LEASE: Final = "aad-pod-identity-mic"
 RECORD: Final = "aad-pod-identity-config"
-WITHOUT_TAGS: Final = "f3f836819282d1086b8fa5966f1255078584f8a5"
+WITHOUT_TAGS: Final = "ecac30c7e982943bf9c9b5cfc4eb08b4a2d8607b"
 """The version while the repository has no tag: a commit of 2026-11-28 whose NMI has a handover."""
 EARLIER_TAG: Final = "earlier"
 """The tag of the images of the earlier version, which may have the same version as the present ones."""
