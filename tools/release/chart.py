@@ -9,6 +9,7 @@ from typing import Any, Final
 import yaml
 
 from tests.support.testplane import up
+from tools.chart.rendering import REGISTRY
 from tools.release.commands import ReleaseError, run
 
 CHART: Final = Path("deploy") / "charts" / "aad-pod-identity"
@@ -44,9 +45,9 @@ def images(archive: Path) -> set[str]:
 
     The registry, which the chart leaves to the operator, is not a part of their names.
     """
-    rendered = helm("template", "release", str(archive), f"--set=image.repository={CHART.name}")
+    rendered = helm("template", "release", str(archive), f"--values={REGISTRY}")
     return {
-        container["image"]
+        container["image"].partition("/")[2]
         for document in yaml.safe_load_all(rendered)
         if document
         for pod in _pod_specs(document)

@@ -135,3 +135,8 @@ def test_the_same_chart_has_the_same_digest_at_any_time(registry: str, tmp_path:
     version = re.search(r"aad-pod-identity-(.+)\.tgz", archive.name)
     assert version is not None
     assert fetch(registry, f"first/charts/aad-pod-identity/manifests/{version[1]}", MANIFEST)[1] == digest
+
+
+def test_the_images_of_a_packaged_chart_have_no_registry(tmp_path: Path) -> None:
+    archive = chart.package(ROOT, tmp_path, EPOCH)
+    assert chart.images(archive) == {f"aad-pod-identity/{name}:{VERSION}" for name in ("nmi", "mic")}
