@@ -136,14 +136,15 @@ test-imds-programs: .venv/.built ## Run all programs of docs/imds-applications.m
 	$(BIN)/python -m tests.system.sdks.imds_table
 
 # Programs for other architectures than arm64 run natively, so that the tests use this machine's iptables and ip.
-# tests/nightly/arm64/emulated.py lists the tests that qemu-user cannot run, each with the reason.
+# tests/nightly/arm64/emulated.py lists the tests that qemu-user cannot run, each with the reason. Tracebacks are native:
+# those of pytest parse the source, which Python 3.11.2 fails at if a finalizer does the same meanwhile (gh-106905).
 ARM64_TESTS ?= tests/contract/native tests/contract/nmi/server/test_server_over_sockets.py
 test-arm64: .venv/.built ## Compile _native for arm64 and run its tests under qemu-user (as root, on Debian)
 	$(PACKAGES) test arm64
 	$(BIN)/python tests/nightly/arm64/prepare.py
 	cd build/arm64/source && $(CURDIR)/tests/nightly/arm64/emulate $(CURDIR)/build/arm64/root \
 		$(CURDIR)/build/arm64/root/usr/bin/python3 -m pytest -q -p no:cacheprovider -p tests.nightly.arm64.patience \
-		-p tests.nightly.arm64.emulated --timeout=600 --durations=20 $(QUICK) $(PARALLEL)=$(JOBS) -m "run_check or run_test" $(PYTEST_FLAGS) $(ARM64_TESTS)
+		-p tests.nightly.arm64.emulated --tb=native --timeout=600 --durations=20 $(QUICK) $(PARALLEL)=$(JOBS) -m "run_check or run_test" $(PYTEST_FLAGS) $(ARM64_TESTS)
 	$(TOOK)
 
 # ARM64_MACHINE_TESTS="-m root tests/system/local/nmi/node" replaces the tests that tests/nightly/arm64/machine.py names.
