@@ -137,7 +137,7 @@ test-imds-programs: .venv/.built ## Run all programs of docs/imds-applications.m
 
 # Programs for other architectures than arm64 run natively, so that the tests use this machine's iptables and ip.
 # tests/nightly/arm64/emulated.py lists the tests that qemu-user cannot run, each with the reason. Tracebacks are native:
-# those of pytest parse the source, which Python 3.11.2 fails at if a finalizer does the same meanwhile (gh-106905).
+# those of pytest parse the source, which Python 3.11.2 fails at if two overlap (gh-106905).
 ARM64_TESTS ?= tests/contract/native tests/contract/nmi/server/test_server_over_sockets.py
 test-arm64: .venv/.built ## Compile _native for arm64 and run its tests under qemu-user (as root, on Debian)
 	$(PACKAGES) test arm64

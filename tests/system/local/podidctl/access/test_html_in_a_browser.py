@@ -149,8 +149,8 @@ async def test_no_label_covers_an_object(page: Page, tmp_path: Path, name: str, 
     assert len(drawn["labels"]) > 3
     for text_, left, middle, width in drawn["labels"]:
         for x, y, radius in drawn["objects"]:
-            beside = x + radius <= left or x - radius >= left + width
-            assert beside or abs(y - middle) > radius, (text_, left, width, x)
+            apart = x + radius <= left or x - radius >= left + width
+            assert apart or abs(y - middle) > radius, (text_, left, width, x)
 
 
 async def test_filters_restrict_graph_and_table(page: Page, tmp_path: Path) -> None:
