@@ -6,6 +6,7 @@ that there is, and 1 that this is unknown or only partly known.
 
 import asyncio
 import gc
+import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -87,7 +88,9 @@ def _plan(settings: Settings) -> int:
     configure(settings.log_format, settings.verbosity)
     preview = asyncio.run(survey(settings))
     if settings.plan_output is PlanOutput.JSON:
-        _print([msgspec.json.encode(preview if settings.plan_all else preview.shortened()).decode()])
+        shown = preview if settings.plan_all else preview.shortened()
+        document = json.dumps(msgspec.to_builtins(shown), separators=(",", ":"))  # ASCII: JSON in every locale
+        _print([document])
     else:
         _print(lines(preview, everything=settings.plan_all))
     if preview.unread_hosts:

@@ -13,8 +13,9 @@ def main(argv: "Sequence[str] | None" = None, *, complete: bool = False) -> int:
     Return the exit code.
     """
     try:
-        from podidentity.exits import missing_package  # noqa: PLC0415 - see above
+        from podidentity.exits import escape_unencodable, missing_package  # noqa: PLC0415 - see above
 
+        escape_unencodable()
         try:
             from podidctl.cli import main as run  # noqa: PLC0415 - needs the packages of the extra
             from podidctl.cli import print_completions  # noqa: PLC0415

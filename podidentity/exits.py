@@ -6,6 +6,7 @@ program's `cli` or `launcher` uses this module.
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Except
 
     A missing package of the extra that has the name of *program* gives 2.
     """
+    escape_unencodable()
     try:
         work()
     except ModuleNotFoundError as error:
@@ -47,6 +49,12 @@ def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Except
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells expect, for Ctrl-C before the program handles signals
     return 0
+
+
+def escape_unencodable() -> None:
+    """Let standard output escape characters that its encoding lacks, as standard error always does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def render(review: AccessReview, output: AccessOutput, to: Console) -> None:
         case AccessOutput.HTML:
             if to.is_terminal:
                 raise StartError("the HTML is one long file: redirect it, podidctl access -o html > access.html")
-            to.file.write(document(review))
+            print_text(document(review), to)
 
 
 def _show(review: AccessReview, to: Console, *, wide: bool) -> None:

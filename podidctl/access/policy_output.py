@@ -152,4 +152,5 @@ def junit(policy: PolicyResult) -> str:
         if remaining := undecided if result.is_violated else lines:
             ElementTree.SubElement(case, "system-out").text = "\n".join(remaining)
     ElementTree.indent(suites)
-    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+    document: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return f"{document.decode()}\n"

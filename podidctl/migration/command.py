@@ -1,7 +1,6 @@
 """Definition of the commands `podidctl migrate …`. `podidctl.cli` passes the context."""
 
 import asyncio
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -201,8 +200,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
             if manifest.text != manifest.before:
                 manifest.path.write_bytes(manifest.text.encode())  # not as text, which would change line endings
     if output is Output.YAML:
-        sys.stdout.write(join_manifests(read))
-        sys.stdout.flush()
+        print_text(join_manifests(read), console())
     done = in_place or output is Output.YAML
     rewriting = [
         Difference(
@@ -229,7 +227,7 @@ def _of_values(values: Path | None) -> list[Difference]:
     if values is None:
         return []
     try:
-        document: Any = yaml.safe_load(values.read_text())
+        document: Any = yaml.safe_load(values.read_bytes())
     except RecursionError as error:
         raise StartError(f"{values} is nested too deep for helm's values: pass the file that contains them") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

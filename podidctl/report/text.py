@@ -97,9 +97,17 @@ def print_document(value: Any, output: Output, to: Console) -> None:
 
 
 def print_text(text: str, to: Console) -> None:
-    """Print *text*, which must be printable, as it is. A console needs 2 s for each MiB."""
+    """Print *text*, which must be printable, as it is: to a file or a pipe in UTF-8, because programs read documents as
+    such in every locale. A console needs 2 s for each MiB.
+    """
+    line = text if text.endswith("\n") else f"{text}\n"
+    binary = None if to.file.isatty() else getattr(to.file, "buffer", None)
     try:
-        to.file.write(text.rstrip("\n") + "\n")
+        if binary is None:
+            to.file.write(line)
+        else:
+            to.file.flush()
+            binary.write(line.encode(errors="backslashreplace"))
         to.file.flush()
     except BrokenPipeError:
         to.on_broken_pipe()
