@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
+from mic.azure.identities import HostIdentities
+from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, user_assigned_id
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.refusal import Refusal
 from podidctl.checks.hosts import host_link
@@ -33,9 +34,11 @@ from podidentity.resources import (
     Pod,
 )
 
+CHECK_MIC: Final = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
 LIVE_STATUSES = frozenset({"", ASSIGNED, CREATED})
 GRACE_SECONDS: Final = 120.0
 """Azure takes up to a minute for an update of a VM or scale set, and an update in progress must end first."""
+IN_PROGRESS: Final = f"MIC and Azure take up to {GRACE_SECONDS:g} s; {CHECK_MIC}"
 
 
 def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
@@ -51,11 +54,11 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     bindings = ["/".join(binding.key) for binding in case.bindings_of.get(identity.key, ())]
     said = assignment_failure(readable(case.facts.events), case.facts.server_time, bindings)
     message = "MIC has not created one for this pod and identity"
-    then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
+    then = CHECK_MIC
     if (seconds := case.bound_seconds(identity)) is not None:
         message = f"bound for at most {seconds:.0f} s; MIC has not written its AzureAssignedIdentity yet"
     if seconds is not None and seconds < GRACE_SECONDS:
-        then = f"MIC and Azure take up to {GRACE_SECONDS:g} s; {then}"
+        then = IN_PROGRESS
     elif said:
         then = _confirmation(case.settings.mic_namespace)
     return problem("assigned identity", "; ".join(filter(None, (message, said))), then, about=about)
@@ -84,7 +87,7 @@ def _existing_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) ->
     about, node = "/".join(assigned.key), case.pod.spec.node_name
     if not case.watches(assigned):
         message = f"it is for node {assigned.spec.nodename or '(none)'}, but its label nodename must be {node}"
-        then = "MIC updates it in its next reconcile pass; if it does not, see MIC's log"
+        then = f"MIC updates it in its next reconcile pass; if it does not, {CHECK_MIC}"
         return problem("assigned identity", message, then, about=about)
     return served_link(case, about, project(assigned), well=f"Assigned, on node {node}", note=_note(assigned, case.pod))
 
@@ -95,7 +98,7 @@ def served_link(case: PodCase, about: str, assigned: AssignedIdentity, *, well: 
     """
     link = "assigned identity" if not case.managed else "served"
     if not case.serves(assigned):
-        message, then = _refusal_of(case.pod, assigned, note)
+        message, then = _refusal_of(case, assigned, note)
         return problem(link, message, then, about=about)
     account = f"{case.pod.metadata.namespace}/{case.pod.spec.service_account_name}"
     whom = describe_token_source(case.settings, assigned.identity, ANY_IDENTITY.resource, account=account)
@@ -107,26 +110,36 @@ def served_link(case: PodCase, about: str, assigned: AssignedIdentity, *, well: 
     return ok(link, well, about=about)
 
 
-def _refusal_of(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]:
+def _refusal_of(case: PodCase, assigned: AssignedIdentity, note: str) -> tuple[str, str]:
+    pod = case.pod
     log = "see MIC's log and kubectl describe of this object"
     if assigned.deleting:
         return "it is being deleted and is not served any more", log
     if assigned.pod_uid not in {"", pod.metadata.uid}:
         return "it was created for an earlier pod of this name, and the new pod does not inherit its access", (
-            "MIC renews it in its next reconcile pass; if it does not, see MIC's log"
+            f"MIC renews it in its next reconcile pass; if it does not, {CHECK_MIC}"
         )
     if assigned.selector != pod.binding_label:
         return f"its binding selects {assigned.selector!r}, which is not the pod's label", (
-            "MIC renews or deletes it; if it does not, see MIC's log"
+            f"MIC renews or deletes it; if it does not, {CHECK_MIC}"
         )
     if assigned.status == CREATED:
-        waits = "the identity is not attached to the VM or scale set yet"
-        return f"Created: {note or waits}", note or (
-            "Azure takes up to a minute; after that see MIC's log and podidctl plan"
-        )
+        return (f"Created: {note}", note) if note else _incomplete(case, assigned.identity)
     if not assigned.usable:
         return f"its status is {assigned.status!r}{note and ': ' + note}", note or log
     return _in_another_namespace(pod, assigned)
+
+
+def _incomplete(case: PodCase, identity: AzureIdentity) -> tuple[str, str]:
+    """Return the state of a Created object without a message of MIC, and the next action."""
+    attached, there = user_assigned_id(identity), case.azure
+    if attached is None or (isinstance(there, HostIdentities) and there.certain(attached.key)):
+        message = "MIC has not set it to Assigned yet"
+    else:
+        message = "the identity is not attached to the VM or scale set yet"
+    if (seconds := case.bound_seconds(identity)) is not None:
+        message = f"bound for at most {seconds:.0f} s; {message}"
+    return f"Created: {message}", CHECK_MIC if seconds is not None and seconds >= GRACE_SECONDS else IN_PROGRESS
 
 
 def _in_another_namespace(pod: Pod, assigned: AssignedIdentity) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from mic.azure.identities import Attached, HostIdentities
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from podidctl.facts.kinds import DatedPod, Event, PlacedNode
@@ -17,11 +18,12 @@ from podidctl.facts.workloads import CRON_JOBS, DEPLOYMENTS, JOBS, Owner, Worklo
 from podidctl.report.documents import LinkState, LoggedDecision, Outcome
 from podidentity.azure.errors import Refused
 from podidentity.resources import BINDINGS, IDENTITIES, BareMeta, Pod, Resource
-from tests.support.nmi_objects import NODE, exception, identity, pod
+from tests.support.nmi_objects import NODE, assigned_identity, exception, identity, pod, resource_id
 from tests.support.podidctl.doctor_inputs import examined, one
-from tests.support.podidctl.prediction_inputs import broken, explain_pod, only
+from tests.support.podidctl.prediction_inputs import broken, explain_pod, labelled, only
 
 NOW = datetime(2026, 1, 1, 1, 0, tzinfo=UTC)
+ATTACHED = HostIdentities(attached={resource_id("id").lower(): Attached(resource_id("id"))})
 MIC = "check that MIC runs and leads"
 LOST = "Azure has no /subscriptions/s/vm: see whether it still exists and MIC may read it, or delete its node"
 
@@ -104,6 +106,37 @@ def test_the_time_since_an_identity_is_bound_decides_whether_to_wait(
     assert (stated.next == link.next) is waits, "an Event does not decide whether to wait"
     assert "MIC has not created one" in unassigned(**known | {"created_at": {}}).says
     assert "MIC has not created one" in unassigned(**known | {"server": ServerState("")}).says, "the clock is not known"
+
+
+@pytest.mark.parametrize(
+    ("type_", "azure", "reason"),
+    [
+        (0, None, "the identity is not attached to the VM or scale set yet"),
+        (0, ATTACHED, "MIC has not set it to Assigned yet"),
+        (3, None, "MIC has not set it to Assigned yet"),
+    ],
+)
+@pytest.mark.parametrize(("age", "waits"), [(5, True), (121, False)])
+def test_a_created_assignment_that_mic_does_not_complete_leads_to_mic(
+    type_: int, azure: HostIdentities | None, reason: str, age: int, *, waits: bool
+) -> None:
+    made = labelled(assigned_identity(status="Created", type_=type_))
+    bound = {
+        ObjectReference(BINDINGS.plural, "ns", "b"): NOW - timedelta(seconds=age),
+        ObjectReference(IDENTITIES.plural, "ns", "id"): NOW - timedelta(seconds=age),
+    }
+    own, server = dated(pod(), DatedPod, 600), ServerState("v1.31.0", 0.0)
+    explanation = explain_pod(now=NOW, pod=own, created_at=bound, server=server, assigned=(made,), azure=azure)
+    says = f"Created: bound for at most {age} s; {reason}"
+    assert explanation.summary == f"broken: assigned identity: default/web-ns-id: {says}"
+    assert MIC in explanation.next
+    assert explanation.next.startswith("MIC and Azure take up to 120 s") is waits
+
+
+@pytest.mark.parametrize("changes", [{"pod_uid": "uid-0"}, {"selector": "other"}, {"nodename": "node-2"}])
+def test_an_assignment_that_mic_has_to_renew_leads_to_mic(changes: dict[str, Any]) -> None:
+    explanation = explain_pod(assigned=(labelled(assigned_identity(**changes)),))
+    assert MIC in explanation.next
 
 
 def with_labels(**labels: str) -> Pod:
