@@ -1,6 +1,6 @@
 """Reads and updates of the identities of VMs and scale sets, through azure-core and azure-mgmt-compute.
 
-One read (`host_reads`) is one request, and so is one call of azure-mgmt-compute. Its own retries are off, because the
+One read (`arm_reads`) is one request, and so is one call of azure-mgmt-compute. Its own retries are off, because the
 caller, which knows the other work on the host, decides about retries. Only the identity part of a resource is sent.
 Every failure is an AzureError.
 """
@@ -21,7 +21,9 @@ from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
 from typing_extensions import override
 
+from mic.azure.arm_reads import ArmReads
 from mic.azure.errors import (
+    CLOUD_CONFIG,
     AzureError,
     HostNotFound,
     LooksThrottled,
@@ -33,7 +35,6 @@ from mic.azure.errors import (
     status_error,
     translated,
 )
-from mic.azure.host_reads import HostReads
 from mic.azure.identities import GONE, Change, HostIdentities, decode_identities
 from mic.azure.transport import ArmTransport
 from mic.leader_client import leader_request
@@ -75,6 +76,8 @@ POLL: Final = "operation_get"
 KINDS: Final = ("vm_get", "vm_update", "vmss_get", "vmss_update", POLL)
 """An update counts once, with its whole operation. Each poll of the operation, and the read after it, is a separate
 call."""
+READ: Final = "resource_get"
+"""The kind of a read of another resource, which MIC does not make."""
 
 
 def default_api_version(cloud: Cloud) -> str:
@@ -154,8 +157,11 @@ class Compute:
         observe: CallObserver = lambda _kind, _seconds, _outcome: None,
         clock: Callable[[], float] = time.monotonic,
         may_write: Callable[[], bool] = lambda: True,
+        sign_in_action: str = CLOUD_CONFIG,
     ) -> None:
-        """*may_write* is called immediately before a change is sent, after every wait for a token or a connection."""
+        """*may_write* is called immediately before a change is sent, after every wait for a token or a connection.
+        *sign_in_action*: the next action after a failed sign-in.
+        """
         self._credential = credential
         self._cloud = cloud
         self._user_agent = user_agent
@@ -163,11 +169,12 @@ class Compute:
         self._request_seconds = request_seconds
         self._ssl = ssl_context
         self._may_write = may_write
+        self._sign_in_action = sign_in_action
         self._observe = observe
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._clients: dict[str, ComputeManagementClient] = {}
-        self._reads: HostReads | None = None
+        self._reads: ArmReads | None = None
         self._making = asyncio.Lock()
         self._running = 0
         """Operations that MIC waits for."""
@@ -177,10 +184,16 @@ class Compute:
     async def get(self, host: Host) -> HostIdentities:
         """Return the identities of *host*; `GONE` if Azure has no such host."""
         try:
-            async with self._call(host, "get", self._request_seconds):
-                return await (await self._host_reads()).get(host)
+            async with self._call(_kind(host, "get"), self._request_seconds):
+                return await (await self._arm_reads()).get_host(host)
         except HostNotFound:
             return GONE
+
+    async def read(self, path: str, query: Mapping[str, str]) -> bytes:
+        """Return the body of the response to a GET of *path*, which is quoted. Raise AzureError."""
+        async with self._call(READ, self._request_seconds):
+            body: bytes = (await (await self._arm_reads()).get(path, query)).content
+            return body
 
     async def update(self, host: Host, change: Change) -> HostIdentities:
         """Make *change*, wait for its end, and return the identities of the host; `GONE` if Azure has no such host.
@@ -196,7 +209,7 @@ class Compute:
             after = _read(response)
 
         try:
-            async with self._call(host, "update", OPERATION_SECONDS):
+            async with self._call(_kind(host, "update"), OPERATION_SECONDS):
                 async with asyncio.timeout(self._request_seconds):
                     operations = await self._operations(host)
                     poller = await operations.begin_update(
@@ -237,12 +250,12 @@ class Compute:
         if session is not None:
             await session.close()
 
-    async def _host_reads(self) -> HostReads:
+    async def _arm_reads(self) -> ArmReads:
         if self._reads is None:
             async with self._making:
                 if self._reads is None:
                     # In a thread, as the SDK runs a program (uname) to find its User-Agent.
-                    self._reads = await asyncio.to_thread(self._new_host_reads, self._open_session())
+                    self._reads = await asyncio.to_thread(self._new_arm_reads, self._open_session())
         return self._reads
 
     async def _operations(self, host: Host) -> Any:
@@ -268,8 +281,8 @@ class Compute:
             )
         return self._session
 
-    def _new_host_reads(self, session: aiohttp.ClientSession) -> HostReads:
-        return HostReads(
+    def _new_arm_reads(self, session: aiohttp.ClientSession) -> ArmReads:
+        return ArmReads(
             ArmTransport(session, timeout_seconds=self._request_seconds),
             self._credential,
             resource_manager=self._cloud.resource_manager,
@@ -297,8 +310,7 @@ class Compute:
         return {"api_version": self._api_version}
 
     @asynccontextmanager
-    async def _call(self, host: Host, verb: str, limit_seconds: float) -> AsyncIterator[None]:
-        kind = f"{'vmss' if isinstance(host, ScaleSet) else 'vm'}_{verb}"
+    async def _call(self, kind: str, limit_seconds: float) -> AsyncIterator[None]:
         began = self._clock()
         failure: AzureError | None = Unreachable("the call was cut off")
         try:
@@ -306,12 +318,16 @@ class Compute:
                 yield
             failure = None
         except (SdkError, TimeoutError, OSError, ValueError, RecursionError) as error:
-            failure = translated(error)
+            failure = translated(error, self._sign_in_action)
             raise failure from error
         finally:
             self._observe(kind, self._clock() - began, outcome_of(failure))
             if not isinstance(failure, Unreachable):
                 self.sign_in_problem = failure.message if isinstance(failure, SignInFailed) else None
+
+
+def _kind(host: Host, verb: str) -> str:
+    return f"{'vmss' if isinstance(host, ScaleSet) else 'vm'}_{verb}"
 
 
 def _read(response: Any) -> HostIdentities:

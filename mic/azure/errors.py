@@ -40,6 +40,8 @@ ROLE_CODE: Final = "linkedauthorizationfailed"
 IDENTITY_CODE: Final = "failedidentityoperation"
 """Always concerns an identity, and mostly names it."""
 
+CLOUD_CONFIG: Final = "check the credentials in the cloud config"
+
 READ_MAX: Final = 64 * 1024
 """Characters of a message that are searched for ids: 150 ids of the longest form fit."""
 
@@ -111,11 +113,13 @@ _CLASSES: Final[Mapping[int, type[AzureError]]] = {
 }
 
 
-def translated(error: BaseException) -> AzureError:
-    """Return the AzureError for an exception of azure-core or azure-identity, or a TimeoutError."""
+def translated(error: BaseException, sign_in_action: str = CLOUD_CONFIG) -> AzureError:
+    """Return the AzureError for an exception of azure-core or azure-identity, or a TimeoutError. *sign_in_action*: the
+    next action after a failed sign-in.
+    """
     if isinstance(error, ClientAuthenticationError):
         detail = _QUOTED_CLIENT_ID.sub(lambda match: f"'{redacted(match[1])}'", error.message)
-        problem = f"no token for Resource Manager; check the credentials in the cloud config: {detail}"
+        problem = f"no token for Resource Manager; {sign_in_action}: {detail}"
         return SignInFailed(problem, status=error.status_code)
     if not isinstance(error, HttpResponseError) or error.response is None:
         reason = error.message if isinstance(error, SdkError) else ""

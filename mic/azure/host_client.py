@@ -1,5 +1,6 @@
-"""Requests to Azure about the identities of hosts. `mic.azure.compute.Compute` makes them."""
+"""Requests to Azure, most about the identities of hosts. `mic.azure.compute.Compute` makes them."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from mic.azure.identities import Change, HostIdentities
@@ -11,6 +12,17 @@ class HostReader(Protocol):
 
     async def get(self, host: Host) -> HostIdentities:
         """Return the identities of the host; `GONE` if it does not exist. Raise AzureError."""
+
+
+class ResourceReader(Protocol):
+    """Client that reads any resource."""
+
+    async def read(self, path: str, query: Mapping[str, str]) -> bytes:
+        """Return the body of the response to a GET of *path*, which is quoted. Raise AzureError."""
+
+
+class AzureReader(HostReader, ResourceReader, Protocol):
+    """Client that reads the identities of a host, and any resource."""
 
 
 class HostClient(HostReader, Protocol):

@@ -1,4 +1,5 @@
-"""MIC's own credentials: azure.json, or the environment if there is no such file.
+"""MIC's own credentials: azure.json, or the environment if there is no such file. podidctl can also use those of the
+Azure CLI.
 
 MIC reads the file again when it changes, so that a rotated secret needs no restart. No message and no `repr` contains a
 secret.
@@ -16,6 +17,7 @@ import aiohttp
 from azure.core.credentials import AccessToken
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.pipeline.transport import AioHttpTransport
+from azure.identity import AzureCliCredential
 from azure.identity.aio import ClientSecretCredential, ManagedIdentityCredential
 from typing_extensions import override
 
@@ -173,6 +175,26 @@ def credential_for(config: CloudConfig, cloud: Cloud, *, trust: SSLContext | Non
         )
     except ValueError as error:
         raise ConfigError(f"the credentials in the cloud config cannot be used: {error}") from error
+
+
+class CliCredential(AsyncTokenCredential):
+    """Credential of the Azure CLI's sign-in (az login). The CLI runs for each token."""
+
+    def __init__(self, timeout_seconds: int) -> None:
+        self._inner = AzureCliCredential(process_timeout=timeout_seconds)
+
+    @override
+    async def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        """Return a token. Raise what azure-identity raises."""
+        # azure-identity's own asynchronous class searches the PATH in the event loop.
+        return await asyncio.to_thread(self._inner.get_token, *scopes, **options)
+
+    @override
+    async def close(self) -> None:
+        """Do nothing: the CLI has ended."""
+
+    @override
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 class RotatingCredential(AsyncTokenCredential):

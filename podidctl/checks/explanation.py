@@ -37,6 +37,7 @@ from podidctl.report.documents import (
     LoggedDecision,
     Outcome,
     PodsExplanation,
+    RoleAssignment,
     Served,
     link_of,
 )
@@ -85,6 +86,10 @@ def _explained(facts: Facts, links_max: int | None = None) -> tuple[Explanation,
         decided_unread=plain(facts.decisions.reason) if isinstance(facts.decisions, ReadFailure) else "",
         rules=plain(configuration_for(facts).source),
         manifest="" if case is None else manifest_for(case, case.federated),
+        roles=[
+            RoleAssignment(role=plain(assignment.role), scope=plain(assignment.scope))
+            for assignment in (facts.roles.assignments if facts.roles is not None else ())
+        ],
     )
     return explanation, broken
 

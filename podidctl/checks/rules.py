@@ -14,6 +14,7 @@ from podidctl.checks import (
     machine,
     permissions,
     pod,
+    roles,
 )
 from podidctl.evaluation.cluster import ClusterCase, UnreadError
 from podidctl.evaluation.daemons import unsupported_node
@@ -62,6 +63,7 @@ def pod_findings(case: PodCase) -> Iterator[Finding]:
         yield from check(case)
     yield from daemons.nmi_links(case)
     yield from credentials.token_links(case)
+    yield from roles.role_links(case)
 
 
 def report(state: Facts, node: NodeState | None = None) -> Report:

@@ -13,6 +13,7 @@ import typer
 from msgspec.structs import replace
 from rich.console import Console
 
+from mic.azure.host_client import AzureReader
 from mic.startup.azure_reader import azure_reader
 from podidctl.checks.explanation import causes_of
 from podidctl.commands.completion import ClusterNames
@@ -53,9 +54,20 @@ POD_HELP: Final = (
 OBJECT_HELP: Final = "Show what is wrong with the {kind}, then the causes once for all running pods that it concerns."
 EXIT_CODES: Final = "The exit code is 0 if no link is broken, 3 if one is, and 1 if the state could not be read."
 POD_EXAMPLES: Final = ("podidctl explain pod -n NAMESPACE -l app=demo", "podidctl explain pod -A -o json")
+POD_OPTIONS: Final = frozenset({"everywhere", "selector", "roles"})
+"""Options that only the command for pods has."""
 Report = Explanation | PodsExplanation
 Watch = Annotated[
     bool, typer.Option("--watch", "-w", help="Repeat until Ctrl-C, and print changes of the cause or the next action.")
+]
+
+Roles = Annotated[
+    bool,
+    typer.Option(
+        "--roles",
+        help="If a service responds 403 to the token of the pod NAME: list the role assignments of its identity, "
+        "read with --cloudconfig, else with your az login.",
+    ),
 ]
 
 
@@ -79,7 +91,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
 
 
 def _add_command(group: typer.Typer, context: CliContext, names: ClusterNames, word: str) -> None:
-    """Add the command for the kind *word*. Only that for pods has -A and -l, and requires no name."""
+    """Add the command for the kind *word*. Only that for pods has POD_OPTIONS, and requires no name."""
     kind, is_pod, is_node = KINDS.get(word, PODS), word == POD, word == "node"
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -102,16 +114,17 @@ def _add_command(group: typer.Typer, context: CliContext, names: ClusterNames, w
         kube_context: KubeContext = "",
         request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         cloudconfig: Cloudconfig = "",
+        roles: Roles = False,
         nmi_flags: NmiFlags = "",
         output: OutputFormat = Output.TABLE,
     ) -> None:
         settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         target = Target(word, name, namespace, everywhere, selector)
-        _run(settings, target, nmi_flags, output, watch=watch, ask_azure=bool(cloudconfig))
+        _run(settings, target, nmi_flags, output, watch=watch, ask_azure=bool(cloudconfig), roles=roles)
 
     if not is_pod:
         declared = inspect.signature(_explain)
-        its = [item for name, item in declared.parameters.items() if name not in {"everywhere", "selector"}]
+        its = [item for name, item in declared.parameters.items() if name not in POD_OPTIONS]
         vars(_explain)["__signature__"] = declared.replace(parameters=its)  # Typer's options
     short = "a pod, or several pods" if is_pod else f"the {kind.name} and the pods that it concerns"
     example = f"podidctl explain {word} {'NODE' if is_node else f'NAMESPACE/{word.upper()}'}"
@@ -121,7 +134,14 @@ def _add_command(group: typer.Typer, context: CliContext, names: ClusterNames, w
 
 
 def _run(
-    settings: ClusterSettings, target: Target, nmi_flags: str, output: Output, *, watch: bool, ask_azure: bool
+    settings: ClusterSettings,
+    target: Target,
+    nmi_flags: str,
+    output: Output,
+    *,
+    watch: bool,
+    ask_azure: bool,
+    roles: bool,
 ) -> NoReturn:
     """Print the explanation, and exit. Raises StartError and typer.BadParameter."""
     configure(LogFormat.TEXT, 0)
@@ -130,10 +150,16 @@ def _run(
     if watch and output is not Output.TABLE:
         raise typer.BadParameter("--watch prints changes for a terminal: omit -o, or omit --watch")
 
+    if roles and not target.name:
+        raise typer.BadParameter("--roles lists the roles of one pod's identity: pass the NAME of the pod")
+
     async def explained() -> Report:
         async with connect(settings) as client, AsyncExitStack() as stack:
-            azure = (await stack.enter_async_context(azure_reader(settings)))[1] if ask_azure else None
-            read = partial(explain_target, client, target, given, azure)
+            azure: AzureReader | None = None
+            if ask_azure or roles:
+                _, azure = await stack.enter_async_context(azure_reader(settings, by_cli=not ask_azure))
+            hosts, assignments = azure if ask_azure else None, azure if roles else None
+            read = partial(explain_target, client, target, given, hosts, assignments)
             if watch:
                 await watch_report(read, console(), datetime.now)
             return await read()
@@ -206,6 +232,8 @@ def show_pod(explanation: Explanation, console: Console) -> None:
         console,
         cell_lines=2,
     )
+    roles = (f"{assignment.role}: {assignment.scope}" for assignment in explanation.roles)
+    _print_lines("role assignments", roles, console)
     _print_lines("NMI's log, UTC", map(_decision_line, explanation.decided), console)
     if explanation.decided_unread:
         print_line(console, f"NMI's log could not be read: {explanation.decided_unread}")

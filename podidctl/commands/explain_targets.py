@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import typer
 
-from mic.azure.host_client import HostReader
+from mic.azure.host_client import HostReader, ResourceReader
 from podidctl.checks.explanation import explain, explain_pods
 from podidctl.checks.objects import Examined, Key, examine_binding, examine_identity, examine_node, missing
 from podidctl.checks.pod import misplaced_label
@@ -73,12 +73,19 @@ class Target(NamedTuple):
 
 
 async def explain_target(
-    client: Client, target: Target, given: NmiConfiguration | None, azure: HostReader | None
+    client: Client,
+    target: Target,
+    given: NmiConfiguration | None,
+    azure: HostReader | None,
+    roles: ResourceReader | None = None,
 ) -> Explanation | PodsExplanation:
-    """Return the explanation of what the command line names. Raises ApiError and typer.BadParameter."""
+    """Return the explanation of what the command line names. Raises ApiError and typer.BadParameter.
+
+    *azure* reads the hosts, and *roles* the role assignments of the identity of one pod.
+    """
     key = target.key(client.access.namespace or "default")
     if target.word == POD and target.name:
-        return explain(await read(client, Facts(scope=key, configuration=given), pod_parts(azure)))
+        return explain(await read(client, Facts(scope=key, configuration=given), pod_parts(azure, roles)))
     # Bindings select pods of all namespaces.
     namespace = {"node": target.namespace}.get(target.word, "") if target.word in EXAMINATIONS else key[0]
     examined, selector = Examined(()), target.selector or BINDING_LABEL

@@ -14,8 +14,9 @@ from nmi.tokens.secrets import CredentialError
 from podidctl.facts.kinds import Daemon, Definition, Event, PlacedNode
 from podidctl.facts.rbac import Rbac
 from podidctl.facts.workloads import Owner
-from podidctl.report.documents import LoggedDecision
+from podidctl.report.documents import LoggedDecision, RoleAssignment
 from podidentity.azure.errors import AzureError
+from podidentity.azure.resource_ids import UserAssignedIdentity
 from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import (
     AzureAssignedIdentity,
@@ -162,6 +163,21 @@ class AzureState:
     """By the host's key."""
     own_identity: str = ""
     """The cluster's own identity, by client id or resource id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityRoles:
+    """Azure's response about the role assignments of one identity. The texts of the assignments are untrusted."""
+
+    resource: UserAssignedIdentity | None = None
+    """None if the AzureIdentity names no managed identity; nothing was read then."""
+    principal: str = ""
+    """The identity's object id."""
+    assignments: tuple[RoleAssignment, ...] = ()
+    """Sorted. Those in the identity's subscription and above it."""
+    is_complete: bool = True
+    fault: str = ""
+    """Why they could not be read."""
 
 
 class UncertainFields(NamedTuple):
@@ -344,6 +360,8 @@ class Facts:
     azure: AzureState | None = None
     """None if the command does not read Azure."""
     federation: FederatedAccess = field(default_factory=FederatedAccess)
+    roles: IdentityRoles | None = None
+    """Of the identity that a request without a client id gets. None if the command does not read them."""
     daemon_uses: DaemonUses = field(default_factory=DaemonUses)
     rule_monitor: RuleMonitor = field(default_factory=RuleMonitor)
 

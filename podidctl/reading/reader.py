@@ -8,9 +8,10 @@ read of anything else is a `ReadFailure` in the facts.
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
-from mic.azure.host_client import HostReader
+from mic.azure.host_client import HostReader, ResourceReader
 from mic.startup.object_upgrade import KINDS
 from mic.startup.settings import Settings as MicSettings
 from nmi.choices import OperationMode
@@ -65,6 +66,7 @@ from podidctl.reading.reviews import (
     read_secret_access,
     read_secret_checks,
 )
+from podidctl.reading.roles import read_roles
 from podidctl.reading.rule_monitor import read_rule_monitor
 from podidctl.report.documents import LoggedDecision
 from podidctl.report.text import by_turns
@@ -322,8 +324,10 @@ async def secret_checks(client: Client, cases: Sequence[PodCase]) -> Mapping[Ide
     return await read_secret_checks(client, cases[0].settings, in_turn)
 
 
-def pod_parts(azure: HostReader | None) -> Sequence[Part]:
-    """Return the parts around one pod: one get or list of each kind and, with *azure*, one GET of the node's host."""
+def pod_parts(azure: HostReader | None, roles: ResourceReader | None = None) -> Sequence[Part]:
+    """Return the parts around one pod: one get or list of each kind and, with *azure*, one GET of the node's host. With
+    *roles*, also the role assignments of its identity.
+    """
     return (
         _pod,
         reads("nmi", _nmi_of),
@@ -338,4 +342,5 @@ def pod_parts(azure: HostReader | None) -> Sequence[Part]:
         _dated,
         of_pod(_secrets),
         of_pod(read_account_access),
+        *([partial(read_roles, roles)] if roles is not None else []),
     )

@@ -76,6 +76,15 @@ class LoggedDecision(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Time of the decision's own line, in UTC; empty if only a summary of its repeats was found."""
 
 
+class RoleAssignment(msgspec.Struct, frozen=True, kw_only=True):
+    """A role of an identity on Azure."""
+
+    role: str
+    """The role's name, or its id if the name could not be read."""
+    scope: str
+    """Resource id of the resource, resource group, subscription or management group."""
+
+
 class LinkState(StrEnum):
     """State of a link."""
 
@@ -163,6 +172,8 @@ class Explanation(ReportModel, frozen=True):
     """Why NMI's log could not be read."""
     manifest: str = ""
     """YAML for `kubectl apply -f -` with the permissions that are missing, or that could not be checked."""
+    roles: list[RoleAssignment] = msgspec.field(default_factory=list)
+    """With --roles: the first role assignments of the identity in its subscription."""
 
     @property
     def broken(self) -> bool:

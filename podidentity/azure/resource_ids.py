@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, TypeAlias
 from unicodedata import category
+from urllib.parse import quote
 
 PROVIDER_PREFIX: Final = "azure://"
 TEXT_MAX: Final = 2048
@@ -117,6 +118,14 @@ def parse_provider_id(text: str) -> Host | None:
             bare[: match.end("name")], match["subscription"], match["group"], match["name"], match["instance"] or ""
         )
     return None
+
+
+def resource_path(resource: ResourceId, kind: str) -> str:
+    """Return the path of *resource*, whose type is *kind*, in a URL."""
+    subscription, group, name = (
+        quote(part, safe="") for part in (resource.subscription, resource.resource_group, resource.name)
+    )
+    return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{kind}/{name}"
 
 
 def is_group_reference(text: str) -> bool:

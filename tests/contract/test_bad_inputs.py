@@ -128,6 +128,7 @@ COMMAND_LINES: Final = [
     command("podidctl explain pod", "pass the NAME of a pod, or -n NAMESPACE, -A or -l SELECTOR for several pods"),
     command("podidctl explain pod web -A", "a NAME selects one pod"),
     command("podidctl explain pod web --watch -o json", "--watch prints changes for a terminal"),
+    command("podidctl explain pod -A --roles", "pass the NAME of the pod"),
     command("podidctl explain pod -n default -A", "-n NAMESPACE and -A exclude each other"),
     command("podidctl explain pod -n ../x", "'../x' is no name; see kubectl get namespaces"),
     command("podidctl explain node a/b", "'a/b' is no name; see kubectl get nodes"),

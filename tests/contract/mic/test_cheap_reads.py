@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from azure.core.credentials import AccessToken
 
-from mic.azure.errors import SignInFailed
+from mic.azure.errors import HostNotFound, SignInFailed
 from mic.azure.identities import HostIdentities, decode_identities, read_identities
 from podidentity_sandbox.serving import ResponseFault
 from tests.support.mic.arm_client import ArmUnderTest, host
@@ -68,6 +69,21 @@ async def test_a_read_is_sent_as_by_the_sdk(azure: ArmUnderTest) -> None:
     assert call.path == vm_id()
     reads: Any = azure.compute._reads
     assert reads._headers["User-Agent"].startswith("test azsdk-python-mgmt-compute/")
+
+
+async def test_any_resource_is_read_by_its_path_and_query(azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries: list[dict[str, str]] = []
+
+    async def note(request: Any) -> None:
+        queries.append(dict(request.query))
+
+    monkeypatch.setattr(azure.arm.faults, "apply", note)
+    query = {"api-version": "2024-07-01", "$filter": "assignedTo('a b&+')"}
+    assert json.loads(await azure.compute.read(vm_id(), query))["id"] == vm_id()
+    assert queries == [query]
+    with pytest.raises(HostNotFound):
+        await azure.compute.read(identity_id("one"), query)
+    assert azure.observed == [("resource_get", "ok"), ("resource_get", "not_found")]
 
 
 async def test_a_challenge_is_answered_with_a_token_for_its_claims(azure: ArmUnderTest) -> None:

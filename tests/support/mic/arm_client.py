@@ -59,6 +59,7 @@ class ArmUnderTest:
     compute: Compute
     credential: Any
     observed: list[tuple[str, str]]
+    authority: Authority
 
     def bodies(self) -> list[Any]:
         return [call.body for call in self.arm.writes()]
@@ -97,7 +98,7 @@ async def serving_arm(credential: Callable[[str], Any] = Token, **options: Any) 
         **options,
     )
     try:
-        yield ArmUnderTest(arm, directory, compute, given, observed)
+        yield ArmUnderTest(arm, directory, compute, given, observed, authority)
     finally:
         await compute.aclose()
         await arm.stop()
