@@ -71,6 +71,8 @@ Bring = Callable[[Sandbox, Sequence[ExecutionContext]], Awaitable[None]]
 class Seen:
     """Results of Prometheus for a sandbox without faults, and the alerts that were true after the faults."""
 
+    idle: set[str]
+    """Titles of panels without any value before the first request of a pod."""
     metrics: set[str]
     """Names of all series that the programs expose."""
     panels: dict[tuple[str, str], list[float]]
@@ -171,6 +173,13 @@ async def look(folder: Path) -> Seen:
         panels: dict[tuple[str, str], list[float]] = {}
         contexts: list[ExecutionContext] = []
 
+        async def scraped_twice() -> bool:
+            return len(await server.values(substituted("rate(process_cpu_seconds_total[$__rate_interval])"))) == 2
+
+        await until(scraped_twice, "two scrapes of NMI and MIC")
+        with_values = {panel for panel, _, query in queries() if await server.graph(substituted(query))}
+        idle = {panel for panel, _, _ in queries()} - with_values
+
         async def without_data() -> list[tuple[str, str]]:
             """Create a pod that sends accepted and refused requests. Return the panels that show none so far."""
             _, context = await run_bound_pod(sandbox, f"pod-{len(contexts)}")
@@ -220,7 +229,7 @@ async def look(folder: Path) -> Seen:
             return {name for name, rule in (await server.alerts()).items() if rule["state"] != "inactive"}
 
         await until(not_inactive, "alerts after the programs were stopped", holds=GONE.issubset)
-    return Seen(metrics, panels, selected, rules, pages, texts, fired)
+    return Seen(idle, metrics, panels, selected, rules, pages, texts, fired)
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +252,15 @@ def test_panels_show_requests_of_pods_and_plausible_values(seen: Seen) -> None:
     assert 0 < max(seen.panels["Fast-lane share", "A"]) < 1
     assert max(seen.panels["MIC leads", "A"]) == 1
     assert max(seen.panels["Nodes without redirect", "A"]) == 0
+
+
+def test_a_panel_without_values_on_an_idle_cluster_says_what_that_means(seen: Seen) -> None:
+    settings = {panel["title"]: panel.get("fieldConfig") for panel in dashboard()["panels"]}
+    texts = {title: fields["defaults"].get("noValue") for title, fields in settings.items() if fields}
+    assert {"Refusals", "Limits"} <= seen.idle
+    of_mic = {panel for panel, _, expr in queries() if named(expr) and all("_mic_" in name for name in named(expr))}
+    assert "Leader" in of_mic, "managed mode has no MIC"
+    assert {panel for panel in seen.idle | of_mic if not texts[panel]} == set()
 
 
 def test_every_metric_that_a_panel_or_an_alert_names_exists(seen: Seen) -> None:
