@@ -8,7 +8,7 @@ import pytest
 from tools.release.contents import AT_THE_ROOT, sdist_problems, sdist_sources, wheel_problems
 from tools.release.installation import unlocked, without_hashes
 
-SCRIPTS: Final = {"nmi": "nmi.cli:main"}
+SCRIPTS: Final = {"nmi": "nmi.__main__:main"}
 FILES: Final = {
     **dict.fromkeys(AT_THE_ROOT, "text"),
     "_native/lane.pyx": "source",
@@ -38,7 +38,7 @@ def wheel(tree: Path) -> dict[str, bytes]:
         "_native/lane.cpython-311-x86_64-linux-gnu.so": b"\x7fELF",
         f"{INFORMATION}/METADATA": b"Name: aad-pod-identity\n",
         f"{INFORMATION}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: false\n",
-        f"{INFORMATION}/entry_points.txt": b"[console_scripts]\nnmi = nmi.cli:main\n",
+        f"{INFORMATION}/entry_points.txt": b"[console_scripts]\nnmi = nmi.__main__:main\n",
         f"{INFORMATION}/licenses/LICENSE": (tree / "LICENSE").read_bytes(),
     }
 

@@ -2,18 +2,20 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 
 import pytest
 
-ENTRY = "podidctl.launcher"
-Interrupt = Callable[[str], None]
+ENTRY = {"podidctl": "podidctl.launcher", "nmi": "nmi.__main__", "mic": "mic.__main__"}
+Start = Callable[[str, str], int]
 
 
 @pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
-    """Let the next import of a module be interrupted, and that of the entry point be the first one."""
+def start(monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Return a function that runs a command line as the installed script does, which imports the entry point and calls
+    it. The import of one module is interrupted. Its result is the exit code.
+    """
 
     class Finder:
         name = ""
@@ -25,41 +27,52 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
 
     finder = Finder()
 
-    def set_name(name: str) -> None:
-        finder.name = name
-        for loaded in {ENTRY, "podidctl.cli", name} & sys.modules.keys():
+    def run(command_line: str, interrupted: str) -> int:
+        program, *_ = words = command_line.split()
+        finder.name = interrupted
+        for loaded in {ENTRY[program], f"{program}.cli", interrupted} & sys.modules.keys():
             package, _, attribute = loaded.rpartition(".")
             if package:  # which a new import changes
                 monkeypatch.setattr(sys.modules[package], attribute, sys.modules[loaded])
             monkeypatch.delitem(sys.modules, loaded)
+        monkeypatch.setattr(sys, "argv", words)
+        try:
+            code: int = importlib.import_module(ENTRY[program]).main()
+        except KeyboardInterrupt:
+            pytest.fail("Python would print a traceback")
+        return code
 
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
-    return set_name
-
-
-def started(arguments: Sequence[str]) -> int:
-    """Return the exit code of the installed script, which imports the entry point and calls it."""
-    try:
-        code: int = importlib.import_module(ENTRY).main(arguments)
-    except KeyboardInterrupt:
-        pytest.fail("Python would print a traceback")
-    return code
+    return run
 
 
 @pytest.mark.parametrize(
-    "name", ["podidentity.exits", "podidctl.cli", "podidentity.version", "typer", "podidctl.commands.doctor"]
+    ("program", "name"),
+    [
+        ("podidctl", "podidentity.exits"),
+        ("podidctl", "podidctl.cli"),
+        ("podidctl", "podidentity.version"),
+        ("podidctl", "typer"),
+        ("podidctl", "podidctl.commands.doctor"),
+        ("nmi", "nmi.cli"),
+        ("nmi", "nmi.settings"),
+        ("mic", "mic.cli"),
+        ("mic", "mic.startup.settings"),
+    ],
 )
 def test_an_interrupted_import_ends_the_command_without_a_traceback(
-    interrupt: Interrupt, name: str, capsys: pytest.CaptureFixture[str]
+    start: Start, program: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interrupt(name)
-    assert started(["doctor", "--help"]) == 130
+    assert start(f"{program} doctor --help", name) == 130
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("command_line", "output"),
+    [("podidctl doctor --help", "Usage: podidctl doctor"), ("nmi --version", "nmi "), ("mic --version", "mic ")],
+)
 def test_a_start_without_an_interrupt_runs_the_command(
-    interrupt: Interrupt, capsys: pytest.CaptureFixture[str]
+    start: Start, command_line: str, output: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interrupt("no_such_module")
-    assert started(["doctor", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("Usage: podidctl doctor")
+    assert start(command_line, "no_such_module") == 0
+    assert capsys.readouterr().out.startswith(output)
