@@ -12,14 +12,16 @@ cdef enum:
     CLOSES_MAX = 128  # at 8 us each; thousands of connections of a peer may reach their deadline at the same time
 
 
-cdef State late_state(Connection each, int64_t now_ns) noexcept:
+cdef State late_state(Connection connection, int64_t now_ns) noexcept:
     """Return the state in which the peer was too slow: FINISHING if it reads no responses, CLOSED if it was not slow.
 
     While received bytes wait here, only the deadline for writing counts: then the lane is slow, not the peer.
     """
-    if each.unsent is not None and now_ns >= each.write_deadline_ns:
+    if connection.unsent is not None and now_ns >= connection.write_deadline_ns:
         return FINISHING
-    return each.state if each.deadline_ns != 0 and now_ns >= each.deadline_ns and each.unread is None else CLOSED
+    if connection.deadline_ns != 0 and now_ns >= connection.deadline_ns and connection.unread is None:
+        return connection.state
+    return CLOSED
 
 
 @cython.final
@@ -43,11 +45,11 @@ cdef class Deadlines:
         cdef State state
         cdef int closed = 0
         while self.at < len(connections):
-            each = connections[self.at]
+            slot = connections[self.at]
             self.at += 1
-            if each is None:
+            if slot is None:
                 continue
-            connection = <Connection>each
+            connection = <Connection>slot
             state = late_state(connection, now)
             if state == CLOSED:
                 if connection.state == LEAVING and connection.has_acknowledged_all():

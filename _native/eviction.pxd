@@ -12,4 +12,4 @@ cdef class Eviction:
     cdef Connection next_victim(self, Peer newcomer)
     cdef int sort_connections(self, Peer peer) except -1
 
-cdef bint close_if_idle(Connection each) except -1
+cdef bint close_if_idle(Connection connection) except -1

@@ -24,38 +24,42 @@ cdef enum:
     TRIES = 8  # candidates for one eviction: a request may have arrived on any of them
 
 
-cdef bint is_idle(Connection each) noexcept:
+cdef bint is_idle(Connection connection) noexcept:
     """Return whether nothing is pending on the connection."""
     return (
-        each.unread is None and each.unsent is None
-        and (each.state == IDLE or each.state == FRESH or each.state == LINGERING)
+        connection.unread is None and connection.unsent is None
+        and (connection.state == IDLE or connection.state == FRESH or connection.state == LINGERING)
     )
 
 
-cdef bint close_if_idle(Connection each) except -1:
+cdef bint close_if_idle(Connection connection) except -1:
     """Close the connection unless something is pending on it. Return whether it is closed."""
     cdef char byte = 0
     # A request that has arrived but was not read yet is pending too.
-    if is_idle(each) and (each.state == LINGERING or recv(each.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0):
-        each.close_now()
-    return each.state == CLOSED
+    if is_idle(connection) and (
+        connection.state == LINGERING or recv(connection.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0
+    ):
+        connection.close_now()
+    return connection.state == CLOSED
 
 
-cdef tuple eviction_rank(Connection each):
+cdef tuple eviction_rank(Connection connection):
     """Return the order of eviction, the smallest first: (kind, time since); None if it must not be evicted."""
-    if each.state == CLOSED or each.state == HELD:
+    if connection.state == CLOSED or connection.state == HELD:
         return None
-    if each.unread is not None:
-        return 2, each.deadline_ns  # its peer sends faster than the fair queue serves it
-    if each.unsent is not None:
-        return 1, each.write_deadline_ns - each.lane.write_ns
-    if each.state == HANDED_OVER:
-        return 1, each.deadline_ns - each.lane.head_ns
-    if each.state == LEAVING:
-        return 1, each.deadline_ns - each.lane.write_ns
-    if each.state == LINGERING:
-        return 0, each.deadline_ns - LINGER_NS
-    return 0, each.deadline_ns - (each.lane.first_byte_ns if each.state == FRESH else each.lane.idle_ns)
+    if connection.unread is not None:
+        return 2, connection.deadline_ns  # its peer sends faster than the fair queue serves it
+    if connection.unsent is not None:
+        return 1, connection.write_deadline_ns - connection.lane.write_ns
+    if connection.state == HANDED_OVER:
+        return 1, connection.deadline_ns - connection.lane.head_ns
+    if connection.state == LEAVING:
+        return 1, connection.deadline_ns - connection.lane.write_ns
+    if connection.state == LINGERING:
+        return 0, connection.deadline_ns - LINGER_NS
+    if connection.state == FRESH:
+        return 0, connection.deadline_ns - connection.lane.first_byte_ns
+    return 0, connection.deadline_ns - connection.lane.idle_ns
 
 
 cdef inline bint may_lose_busy(Peer peer, Peer newcomer) noexcept:
@@ -101,8 +105,8 @@ cdef class Eviction:
         peer = <Peer>self.slots.by_count[self.slots.most]
         for _ in range(2):
             while peer.order:
-                then, _, each = peer.order[-1]
-                connection = <Connection>each
+                then, _, slot = peer.order[-1]
+                connection = <Connection>slot
                 now = eviction_rank(connection)
                 if now == then and now[0] and not may_lose_busy(peer, newcomer):
                     return None

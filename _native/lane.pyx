@@ -131,17 +131,17 @@ cdef class Lane(LaneState):
             self.node_listener.begin(listener, self.loop, self.epoll, NODE_LISTENER, self.limits)
 
     def stop_accepting(self, only=None):
-        for each in (self.listener, self.node_listener):
-            if only is None or (<Listener>each).sock is only:
-                (<Listener>each).end()
+        for listener in (self.listener, self.node_listener):
+            if only is None or (<Listener>listener).sock is only:
+                (<Listener>listener).end()
 
     def close_idle(self, bint silent=True):
         cdef Connection connection
         self.draining = True
         self.send_all_due()
-        for each in list(self.connections):
-            if each is not None:
-                connection = <Connection>each
+        for slot in list(self.connections):
+            if slot is not None:
+                connection = <Connection>slot
                 if connection.state == LEAVING:
                     connection.close_now()
                 elif silent or connection.state != FRESH:
@@ -184,9 +184,9 @@ cdef class Lane(LaneState):
         if self.sweeper is not None:
             self.sweeper.cancel()
             self.sweeper = None
-        for each in list(self.connections):
-            if each is not None:
-                connection = <Connection>each
+        for slot in list(self.connections):
+            if slot is not None:
+                connection = <Connection>slot
                 connection.close_now()
         self.fair_queue.clear()
         close_fd(self.epoll)
@@ -238,11 +238,11 @@ cdef class Lane(LaneState):
                 if number >= <uint32_t>NODE_LISTENER:
                     self.accept_waiting(self.listener if number == LISTENER else self.node_listener)
                     continue
-                each = self.connections[number]
+                slot = self.connections[number]
                 # The connection may have been closed, and its number reused, earlier in this turn.
-                if each is None or (<Connection>each).serial != <uint32_t>(which >> 32):
+                if slot is None or (<Connection>slot).serial != <uint32_t>(which >> 32):
                     continue
-                connection = <Connection>each
+                connection = <Connection>slot
                 try:
                     connection.on_events(events[at].events)
                 except BaseException as error:

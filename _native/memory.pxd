@@ -16,7 +16,7 @@ cdef class Memory:
     cdef int measure(self, LaneState lane, list connections, ConnectionSlots connection_slots) except -1
     cdef bint exceeds_share(self, Peer peer, ConnectionSlots connection_slots) noexcept
     # Private.
-    cdef int64_t bytes_of(self, Connection each, bint again) noexcept
+    cdef int64_t bytes_of(self, Connection connection, bint again) noexcept
     cdef int64_t share(self, ConnectionSlots connection_slots) noexcept
     cdef int narrow_greedy(self, list connections, int64_t share) except -1
     cdef int restore_buffers(self, list connections) except -1

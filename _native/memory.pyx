@@ -44,8 +44,8 @@ cdef int64_t size_of(bytes data) noexcept:
     return 0 if data is None else PyBytes_GET_SIZE(data)
 
 
-cdef bint held_last(Connection each) noexcept:
-    return each.state == HELD
+cdef bint held_last(Connection connection) noexcept:
+    return connection.state == HELD
 
 
 @cython.final
@@ -77,17 +77,17 @@ cdef class Memory:
         cdef bint again = self.passes % <int>AGAIN_PASSES == 0
         cdef Connection connection
         cdef Peer peer
-        for each in connection_slots.peers.values():
-            peer = <Peer>each
+        for entry in connection_slots.peers.values():
+            peer = <Peer>entry
             peer.bytes = 0
         self.used = 0
         self.passes += 1
         self.measured_ns = monotonic_ns()
         lane.sent = 0
-        for each in connections:
-            if each is None:
+        for slot in connections:
+            if slot is None:
                 continue
-            connection = <Connection>each
+            connection = <Connection>slot
             connection.bytes = self.bytes_of(connection, again)
             connection.holder.bytes += connection.bytes
             self.used += connection.bytes
@@ -100,33 +100,36 @@ cdef class Memory:
         self.is_short = self.used > self.limit_bytes // 4 * 3
         return 0
 
-    cdef int64_t bytes_of(self, Connection each, bint again) noexcept:
+    cdef int64_t bytes_of(self, Connection connection, bint again) noexcept:
         """Return the bytes that the connection uses now."""
         cdef uint32_t[MEMINFO_VARS] values
-        cdef int64_t bytes = EACH_BYTES + size_of(each.unread) + size_of(each.unsent) + each.handed
-        if each.general is not None:
+        cdef int64_t bytes = EACH_BYTES + size_of(connection.unread) + size_of(connection.unsent) + connection.handed
+        cdef bint sent_since = connection.sent != connection.sent_when_measured
+        if connection.general is not None:
             bytes += GENERAL_BYTES
-        if each.unsent is not None and each.kernel_bytes and each.sent == each.sent_when_measured and not again:
-            return bytes + each.kernel_bytes
+        if connection.unsent is not None and connection.kernel_bytes and not sent_since and not again:
+            return bytes + connection.kernel_bytes
         if (
-            each.sent != each.sent_when_measured or each.kernel_bytes or each.unread is not None
-            or each.unsent is not None or each.queued or each.state == HELD or each.state == HANDED_OVER
-            or each.state == LEAVING
+            sent_since or connection.kernel_bytes or connection.unread is not None or connection.unsent is not None
+            or connection.queued or connection.state == HELD or connection.state == HANDED_OVER
+            or connection.state == LEAVING
         ):
-            each.kernel_bytes = 0
-            if kernel_memory(each.fd, values):
-                each.kernel_bytes = <int64_t>values[RECEIVED] + values[RESERVED] + values[QUEUED] + values[BACKLOG]
-            each.sent_when_measured = each.sent
-        return bytes + each.kernel_bytes
+            connection.kernel_bytes = 0
+            if kernel_memory(connection.fd, values):
+                connection.kernel_bytes = (
+                    <int64_t>values[RECEIVED] + values[RESERVED] + values[QUEUED] + values[BACKLOG]
+                )
+            connection.sent_when_measured = connection.sent
+        return bytes + connection.kernel_bytes
 
     cdef int narrow_greedy(self, list connections, int64_t share) except -1:
         """Make the connections of peers with more than *share* bytes narrow."""
         cdef Connection connection
         cdef int size = NARROW_BYTES
-        for each in connections:
-            if each is None:
+        for slot in connections:
+            if slot is None:
                 continue
-            connection = <Connection>each
+            connection = <Connection>slot
             if connection.narrow or connection.holder.bytes <= share or not connection.kernel_bytes:
                 continue
             setsockopt(connection.fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(int))
@@ -136,10 +139,10 @@ cdef class Memory:
 
     cdef int restore_buffers(self, list connections) except -1:
         cdef Connection connection
-        for each in connections:
-            if each is None or not (<Connection>each).narrow:
+        for slot in connections:
+            if slot is None or not (<Connection>slot).narrow:
                 continue
-            connection = <Connection>each
+            connection = <Connection>slot
             setsockopt(connection.fd, SOL_SOCKET, SO_SNDBUF, &self.send_bytes, sizeof(int))
             connection.narrow = False
         return 0
@@ -150,13 +153,13 @@ cdef class Memory:
         cdef Connection connection
         cdef int64_t enough = self.limit_bytes - self.limit_bytes // 8
         cdef list peers = list(connection_slots.peers.values())
-        cdef list greediest = [(-(<Peer>each).bytes, number, each) for number, each in enumerate(peers)]
+        cdef list greediest = [(-(<Peer>entry).bytes, number, entry) for number, entry in enumerate(peers)]
         cdef dict orders = {}
         cdef int closed = 0
         heapq.heapify(greediest)
         while self.used > enough and greediest and closed < <int>CLOSES_MAX:
-            _, number, each = greediest[0]
-            peer = <Peer>each
+            _, number, entry = greediest[0]
+            peer = <Peer>entry
             order = orders.get(number)
             if order is None:
                 order = orders[number] = self.order_of(peer)

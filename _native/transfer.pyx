@@ -11,11 +11,11 @@ cdef list release_idle(list connections, int most):
     """Return the descriptors of connections on which nothing is pending, *most* at most; their lane forgets them."""
     cdef Connection connection
     cdef list released = []
-    for each in connections:
+    for slot in connections:
         if len(released) >= most:
             break
-        if each is not None:
-            connection = <Connection>each
+        if slot is not None:
+            connection = <Connection>slot
             if can_be_released(connection):
                 released.append(release(connection))
     return released

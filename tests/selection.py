@@ -146,7 +146,7 @@ def mark(item: pytest.Item) -> frozenset[str]:
         item.add_marker(marker)
     if is_hypothesis_test(getattr(item, "obj", None)):
         item.add_marker("examples")
-    needs = frozenset(each.name for each in item.iter_markers())
+    needs = frozenset(marker.name for marker in item.iter_markers())
     run = run_of(needs)
     item.add_marker(run)
     return needs | {run}
@@ -194,7 +194,7 @@ PROGRAMS: Final = frozenset({"mic", "nmi", "podidctl", "kubectl-podidentity"})
 def starts_program(argv: Sequence[str]) -> bool:
     """Return whether the command starts MIC, NMI or podidctl, also behind a command such as setpriv or ip netns."""
     modules = (module for option, module in itertools.pairwise(argv) if option == "-m")
-    scripts = (PurePath(each).name for each in argv if PurePath(each).parent.name == "bin")
+    scripts = (PurePath(argument).name for argument in argv if PurePath(argument).parent.name == "bin")
     return not PROGRAMS.isdisjoint({*modules, *scripts, *argv[:1]})
 
 
@@ -229,5 +229,5 @@ class Programs:
         patch(asyncio, "create_subprocess_exec", checked_create)
 
     def _check(self, argv: Sequence[Any]) -> None:
-        if not self._allowed and starts_program([os.fsdecode(each) for each in argv]):
+        if not self._allowed and starts_program([os.fsdecode(argument) for argument in argv]):
             raise RuntimeError("the test starts a program of this project as a process; add the marker programs")

@@ -43,8 +43,8 @@ def python_of_the_base(root: Path) -> Iterator[dict[str, Any]]:
     purl = f"pkg:generic/python@{settings['version']}"
     yield {"type": "platform", "bom-ref": purl, "name": "python", "version": settings["version"], "purl": purl}
     for site in (root / home.parent / "lib").glob("python3*/site-packages"):
-        for each in metadata.distributions(path=[str(site)]):
-            name, version = each.metadata["Name"], each.version
+        for distribution in metadata.distributions(path=[str(site)]):
+            name, version = distribution.metadata["Name"], distribution.version
             purl = f"pkg:pypi/{name.lower()}@{quote(version, '')}"
             # The program's environment can contain the same package, so the reference must differ.
             yield {"type": "library", "bom-ref": f"base-{purl}", "name": name, "version": version, "purl": purl}
@@ -65,7 +65,7 @@ def bill(program: str, version: str) -> dict[str, Any]:
     document["metadata"]["component"] = {**image, "version": version}
     document["components"] = sorted(
         [*document["components"], *python_of_the_base(root), *debian_packages(root)],
-        key=lambda each: (each["name"], each["bom-ref"]),
+        key=lambda component: (component["name"], component["bom-ref"]),
     )
     return document
 

@@ -124,7 +124,7 @@ def main() -> None:
     program = sys.argv[1]
     (wheel,) = DIST.glob("aad_pod_identity-*.whl")
     with zipfile.ZipFile(wheel) as opened:
-        (name,) = [each for each in opened.namelist() if each.endswith(".dist-info/METADATA")]
+        (name,) = [member for member in opened.namelist() if member.endswith(".dist-info/METADATA")]
         needed = requirements(program, opened.read(name))
     base = sys._base_executable  # type: ignore[attr-defined]  # noqa: SLF001 - the Python that the final image has, too
     subprocess.run([base, "-m", "venv", "--without-pip", "--symlinks", str(TARGET)], check=True)

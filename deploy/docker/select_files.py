@@ -82,8 +82,8 @@ def with_targets(path: Path) -> Iterator[Path]:
     if path.is_symlink():
         yield from with_targets(path.parent / path.readlink())
     elif path.is_dir():
-        for each in path.iterdir():
-            yield from with_targets(each)
+        for entry in path.iterdir():
+            yield from with_targets(entry)
 
 
 def matching(patterns: Iterable[str]) -> Iterator[Path]:
@@ -102,9 +102,9 @@ def python_files() -> Iterator[Path]:
     for command in (name, "python3"):
         yield from with_targets(Path(sys.base_prefix) / "bin" / command)
     yield STANDARD_LIBRARY
-    for each in STANDARD_LIBRARY.iterdir():
-        if not any(fnmatch(each.name, pattern) for pattern in UNUSED_MODULES):
-            for path in with_targets(each):
+    for module in STANDARD_LIBRARY.iterdir():
+        if not any(fnmatch(module.name, pattern) for pattern in UNUSED_MODULES):
+            for path in with_targets(module):
                 unused = any(fnmatch(path.name, pattern) for pattern in UNUSED_EXTENSIONS)
                 if not (unused and path.parent.name == "lib-dynload") and not (
                     {"__pycache__", "test", "tests"} & set(path.parts)
@@ -149,8 +149,12 @@ def owners(files: set[Path]) -> set[str]:
 def paragraphs(packages: set[str]) -> str:
     """Return dpkg's status of *packages*."""
     status = (ROOT / "var/lib/dpkg/status").read_text()
-    kept = [each for each in status.split("\n\n") if each.partition("\n")[0].removeprefix("Package: ") in packages]
-    return "".join(f"{each.strip()}\n\n" for each in kept)
+    kept = [
+        paragraph
+        for paragraph in status.split("\n\n")
+        if paragraph.partition("\n")[0].removeprefix("Package: ") in packages
+    ]
+    return "".join(f"{paragraph.strip()}\n\n" for paragraph in kept)
 
 
 def licences(packages: set[str]) -> Iterator[Path]:
@@ -167,12 +171,12 @@ def licences(packages: set[str]) -> Iterator[Path]:
 
 def copy(path: Path, target: Path) -> None:
     """Copy a file, a link or an empty directory into *target*, with the modes of the directories above it."""
-    parents = [each for each in reversed(path.parents) if each.is_relative_to(ROOT)]
-    missing = [each for each in parents if not (target / each.relative_to(ROOT)).exists()]
-    for each in [*missing, *([path] if path.is_dir() and not path.is_symlink() else [])]:
-        new = target / each.relative_to(ROOT)
+    parents = [directory for directory in reversed(path.parents) if directory.is_relative_to(ROOT)]
+    missing = [directory for directory in parents if not (target / directory.relative_to(ROOT)).exists()]
+    for directory in [*missing, *([path] if path.is_dir() and not path.is_symlink() else [])]:
+        new = target / directory.relative_to(ROOT)
         new.mkdir(exist_ok=True)
-        shutil.copystat(each, new)
+        shutil.copystat(directory, new)
     if path.is_symlink() or path.is_file():
         shutil.copy2(path, target / path.relative_to(ROOT), follow_symlinks=False)
 
@@ -202,8 +206,8 @@ def compile_modules(target: Path) -> None:
 def write_library_cache(target: Path, base: Path | None) -> None:
     """Write ld.so.cache of an image with the files of *base* and *target*."""
     with TemporaryDirectory() as name:
-        for each in filter(None, (base, target)):
-            shutil.copytree(each, name, symlinks=True, dirs_exist_ok=True)
+        for tree in filter(None, (base, target)):
+            shutil.copytree(tree, name, symlinks=True, dirs_exist_ok=True)
         subprocess.run(["/usr/sbin/ldconfig", "-X", "-r", name], check=True)
         (target / "etc").mkdir(exist_ok=True)
         shutil.copy(Path(name) / "etc/ld.so.cache", target / "etc/ld.so.cache")
@@ -220,7 +224,7 @@ def select(target: Path, base: Path | None) -> None:
     else:
         files = set(matching(NMI_FILES))
         files |= set(shared_libraries(files))
-        present = {ROOT / each.relative_to(base) for each in base.rglob("*")}
+        present = {ROOT / path.relative_to(base) for path in base.rglob("*")}
     packages = owners(files | present)
     for path in sorted({*files, *licences(packages)} - present):
         copy(path, target)

@@ -321,10 +321,10 @@ class Decisions:
             self._large.pop(subject, None)
         if not several:
             del self._remembered[subject]
-        for each in (entry, entry.grant):
-            if each is not None:
+        for decision in (entry, entry.grant):
+            if decision is not None:
                 # Other pods may share the counter of a grant.
-                self._count(subject, each, each.usage if each.outcome == GRANTED else None)
+                self._count(subject, decision, decision.usage if decision.outcome == GRANTED else None)
 
     def _replace(
         self, subject: str, entry: _LastOutcome | None, outcome: str, usage: Usage | None
@@ -337,8 +337,8 @@ class Decisions:
         if grant is not None and outcome == GRANTED:
             ended.append(grant)
             grant = None
-        for each in ended:
-            self._count(subject, each, usage)
+        for decision in ended:
+            self._count(subject, decision, usage)
         return grant
 
     def _count(self, subject: str, ended: _LastOutcome, usage: Usage | None) -> None:

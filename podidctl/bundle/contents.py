@@ -164,7 +164,9 @@ def _names_in(value: Any) -> Iterator[tuple[str, str]]:
                     yield NAMESPACE if key.lower().endswith(NAMESPACE) else NAME, item
                 elif key in _REFERENCES:
                     several = item if isinstance(item, list | tuple) else (item,)
-                    yield from ((NAME, str(each.get("name", ""))) for each in several if isinstance(each, dict))
+                    yield from (
+                        (NAME, str(element.get("name", ""))) for element in several if isinstance(element, dict)
+                    )
                 elif key in LABEL_FIELDS and isinstance(item, dict):
                     yield from ((LABEL, str(label)) for name, label in item.items() if name not in KEPT_LABELS)
                 elif key in {"taints", "tolerations"}:

@@ -70,7 +70,7 @@ def run(code: str, folder: Path, *arguments: str, trusted: str = "ca.pem") -> st
 
 def test_importing_aiohttp_loads_no_authority(authority: Path) -> None:
     both = "context, connector._SSL_CONTEXT_UNVERIFIED"
-    assert run(f"print(*[len(each.get_ca_certs()) for each in ({both})])", authority) == "0 0"
+    assert run(f"print(*[len(context.get_ca_certs()) for context in ({both})])", authority) == "0 0"
 
 
 def test_other_contexts_load_them_as_usual(authority: Path) -> None:
@@ -114,7 +114,7 @@ with late_ca_certificates._no_ca_certificates():
     other.start()
     other.join()
 contexts.append(ssl.create_default_context())
-print(*[len(each.get_ca_certs()) for each in contexts])
+print(*[len(context.get_ca_certs()) for context in contexts])
 """
     assert run(code, authority) == "0 1 1"
 

@@ -241,7 +241,7 @@ def recorded(cls, *rest, **named):
 dataclasses._process_class = recorded
 from nmi.cli import _app
 _app()
-print(sorted(each for each in made if each.partition(".")[0] not in sys.stdlib_module_names))
+print(sorted(module for module in made if module.partition(".")[0] not in sys.stdlib_module_names))
 """
 """Prints the modules with a dataclass that NMI imports, without Python's own: asyncio of Python 3.14 has two."""
 

@@ -78,8 +78,8 @@ def test_the_values_for_argo_cd_need_neither_lookups_nor_hooks_before_a_synchron
 
     def names_and_hooks(given: dict[str, Any]) -> tuple[set[str], set[str]]:
         objects = render(given=yaml.safe_dump(given))
-        hooks = {each["metadata"].get("annotations", {}).get("helm.sh/hook", "") for each in objects}
-        return {f"{each['kind']} {each['metadata']['name']}" for each in objects}, hooks
+        hooks = {document["metadata"].get("annotations", {}).get("helm.sh/hook", "") for document in objects}
+        return {f"{document['kind']} {document['metadata']['name']}" for document in objects}, hooks
 
     usual, usual_hooks = names_and_hooks(image)
     names, hooks = names_and_hooks(values)

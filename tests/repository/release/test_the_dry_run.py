@@ -122,7 +122,7 @@ from tools.release.commands import ReleaseError
 from tools.release.dry_run import Release
 out = Path(sys.argv[1])
 try:
-    print(*(each.name for each in Release(Path.cwd(), out).seal(sorted(out.iterdir()))))
+    print(*(file.name for file in Release(Path.cwd(), out).seal(sorted(out.iterdir()))))
 except ReleaseError as error:
     print("refused:", error)
 """

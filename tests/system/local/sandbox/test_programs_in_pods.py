@@ -32,7 +32,7 @@ resource = "https://management.azure.com/"
 token = get("http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource,
             Metadata="true")["access_token"]
 subscriptions = get(resource + "subscriptions?api-version=2022-12-01", Authorization="Bearer " + token)
-print(json.dumps([each["subscriptionId"] for each in subscriptions["value"]]))
+print(json.dumps([subscription["subscriptionId"] for subscription in subscriptions["value"]]))
 """
 GET = """
 import json, sys, urllib.error, urllib.request

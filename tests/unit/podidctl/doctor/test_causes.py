@@ -39,7 +39,7 @@ def rights(program: str) -> tuple[Rights, ...]:
 
 
 def without(kind: Kind[Any]) -> dict[str, Any]:
-    return {each.plural: definition() if each is not kind else None for each in KINDS}
+    return {candidate.plural: definition() if candidate is not kind else None for candidate in KINDS}
 
 
 def failing(made: Daemon) -> Daemon:

@@ -321,8 +321,8 @@ def test_a_request_for_a_bound_identity_counts_if_it_was_assigned_before(
         "bindings": (binding(), its),
         "assigned": (labelled(assigned_identity()), *of_two),
         "created_at": {
-            ObjectReference(ASSIGNED_IDENTITIES.plural, *each.key): NOW + timedelta(seconds=created or 0)
-            for each in of_two
+            ObjectReference(ASSIGNED_IDENTITIES.plural, *assigned.key): NOW + timedelta(seconds=created or 0)
+            for assigned in of_two
         },
     }
     refused = refusal(0, outcome="no_matching_identity", status=404, identity="", error=text)
