@@ -21,7 +21,13 @@ from aiohttp import web
 from typing_extensions import override
 
 from podidentity_sandbox import federation
-from podidentity_sandbox.directory import AppRegistration, Directory, ManagedIdentity, ServicePrincipal
+from podidentity_sandbox.directory import (
+    AppRegistration,
+    Directory,
+    FederatedCredential,
+    ManagedIdentity,
+    ServicePrincipal,
+)
 from podidentity_sandbox.federation import IssuerKeys
 from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError, RefusedError, is_by_another, prove
 from podidentity_sandbox.serving import FaultyService, json_response
@@ -104,6 +110,8 @@ class SignInService(FaultyService):
 
 class Aad(SignInService):
     """The emulator. *clock* gives Unix seconds, for error bodies."""
+
+    conditions = ("no-credential",)
 
     def __init__(self, directory: Directory, mint: TokenMint, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(clock=clock)
@@ -192,7 +200,10 @@ class Aad(SignInService):
             return prove(application, form, f"{self.scheme}://{request.host}{request.path}", now)
         presented = federation.read_assertion(assertion)
         name = principal.resource_id.rpartition("/")[2] if isinstance(principal, ManagedIdentity) else ""
-        federation.match(presented, f"'{client_id}'({name})", self._directory.federated(client_id, now))
+        credentials = self._directory.federated(client_id, now)
+        if self.condition == "no-credential":
+            credentials = [FederatedCredential(presented.issuer, subject="", audience="")]
+        federation.match(presented, f"'{client_id}'({name})", credentials)
         try:
             await self.issuers.check_signature(presented)
         except federation.IssuerUnreachableError as wrong:

@@ -9,7 +9,7 @@ cannot be assigned. It satisfies the real azure-mgmt-compute client. `machines` 
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,8 @@ class Marked:
 
 class Arm(HttpService):
     """The emulator. *clock* measures seconds for operations and for the lag of IMDS."""
+
+    conditions: Sequence[str] = ("no-role", "no-identity", "no-vm")
 
     def __init__(
         self,
@@ -234,7 +236,7 @@ class Arm(HttpService):
         if not target["name"]:
             return self._listed(target)
         machine = self._machines.get(request.path.rstrip("/").lower())
-        if machine is None:
+        if machine is None or self.condition == "no-vm":
             raise ArmRefusalError(
                 404,
                 "ResourceNotFound",
@@ -248,12 +250,13 @@ class Arm(HttpService):
 
     def _authorize(self, call: ArmCall, action: str, kind: str) -> None:
         roles = READERS if action == "read" else WRITERS
-        if not self.directory.may(call.caller, roles):
+        if self.condition == "no-role" or not self.directory.may(call.caller, roles):
             raise ArmRefusalError(
                 403,
                 "AuthorizationFailed",
-                f"The client with object id '{call.caller}' does not have authorization to perform action "
-                f"'Microsoft.Compute/{kind}/{action}' over scope '{call.path}'.",
+                f"The client '{call.caller}' with object id '{call.caller}' does not have authorization to perform "
+                f"action 'Microsoft.Compute/{kind}/{action}' over scope '{call.path}' or the scope is invalid. If "
+                "access was recently granted, please refresh your credentials.",
             )
 
     def _listed(self, target: re.Match[str]) -> web.Response:
@@ -263,7 +266,7 @@ class Arm(HttpService):
         documents = [
             self._document(machine)
             for key, machine in sorted(self._machines.items())
-            if key.startswith(prefix) and machine.kind.lower() == kind
+            if key.startswith(prefix) and machine.kind.lower() == kind and self.condition != "no-vm"
         ]
         return json_response({"value": documents})
 
@@ -314,9 +317,10 @@ class Arm(HttpService):
                 "permission to perform action 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on the "
                 f"linked scope(s) '{','.join(refused)}' or the linked scope(s) are invalid.",
             )
-        failing = next((resource_id for resource_id in wanted if resource_id.lower() in self.marked.failing), None)
-        if failing is not None:
-            raise no_such_identity(machine, failing)
+        all_fail = self.condition == "no-identity"
+        failing = [resource_id for resource_id in wanted if all_fail or resource_id.lower() in self.marked.failing]
+        if failing:
+            raise no_such_identity(machine, failing[0])
 
     def _polled(self, name: str) -> web.Response:
         operation = self._operations.get(name)

@@ -161,10 +161,13 @@ class DaemonPods:
     def __init__(self, cluster: Cluster, pods: Sequence[DaemonPod]) -> None:
         self._cluster = cluster
         self._pods = pods
+        self._objects = CreatedObjects(cluster)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Create the pods. Raise ApiError."""
+        for pod in self._pods:
+            self._objects.add(pod.document())
         await self._publish()
         self._task = asyncio.create_task(self._run(), name="pods of MIC and NMI")
 
@@ -174,15 +177,7 @@ class DaemonPods:
             self._task.cancel()
             await asyncio.wait({self._task})
             self._task = None
-        for pod in self._pods:
-            try:
-                await self._delete(pod)
-            except NotFound:
-                continue
-            except ApiError as error:
-                log.warning(
-                    "a pod of the sandbox is left on the API server; delete it", extra={"pod": pod.name, "error": error}
-                )
+        await self._objects.remove()
 
     async def _publish(self) -> None:
         """Create the pods that are missing, and write each status that differs. Raise ApiError."""
@@ -219,12 +214,9 @@ class DaemonPods:
             if not document["metadata"].get("deletionTimestamp"):
                 conditions = document.get("status", {}).get("conditions") or ()
                 return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
-            await self._delete(pod)
+            body = msgspec.json.encode({"gracePeriodSeconds": 0})
+            path = PODS.path(NAMESPACE, pod.name)
+            await self._cluster.client.request("DELETE", path, body=body, content_type="application/json")
         except NotFound:
             pass
         return None
-
-    async def _delete(self, pod: DaemonPod) -> None:
-        body = msgspec.json.encode({"gracePeriodSeconds": 0})
-        path = PODS.path(NAMESPACE, pod.name)
-        await self._cluster.client.request("DELETE", path, body=body, content_type="application/json")

@@ -1,9 +1,9 @@
 """Faults that an operator switches on a running sandbox, by a Unix socket that only the sandbox's user can open.
 
 A fault is written `SERVICE=VALUE`. SERVICE is `imds`, `arm`, `aad`, `proxy` or `api`. VALUE is an HTTP status from 400
-to 599, `hang` (requests wait until the fault is cleared) or a delay such as `2.5s`; `proxy`, the token proxy of
-identity bindings, also has conditions such as `unbound`. A service has at most one fault. Faults of `api` do not
-concern the sandbox's own requests (kubelets, scheduler), and end the watches that are open.
+to 599, `hang` (requests wait until the fault is cleared) or a delay such as `2.5s`; `arm`, `aad` and `proxy`, the token
+proxy of identity bindings, also have conditions such as `no-role`. A service has at most one fault. Faults of `api` do
+not concern the sandbox's own requests (kubelets, scheduler), and end the watches that are open.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import math
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from aiohttp import web
 
 from podidentity.exits import StartError
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from podidentity_sandbox.serving import ResponseFault, ResponseFaults, json_response, serve
+from podidentity_sandbox.serving import HttpService, ResponseFault, json_response, serve
 
 SOCKET_NAME: Final = "control.sock"
 CALL_SECONDS: Final = 10.0
@@ -34,25 +34,25 @@ _STATUS: Final = re.compile(r"[45]\d\d", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service whose responses can be replaced."""
+    """A service whose responses can be replaced, and which may have conditions."""
 
-    faults: ResponseFaults
+    server: HttpService
     document: Callable[[int], Mapping[str, Any]]
     """Return the body of an error response with this status."""
     on_change: Callable[[], None] = lambda: None
     """Called after each change of the service's faults."""
-    conditions: Mapping[str, Callable[[], Callable[[], None]]] = field(default_factory=dict)
-    """Further values. Each function makes the service behave so, and returns the function that ends it."""
 
     def start(self, name: str, value: str) -> Callable[[], Callable[[], None]]:
         """Return the function that sets the fault *value*; the result of that one removes it. Raise StartError."""
-        if value in self.conditions:
-            return self.conditions[value]
-        fault = self._fault(name, value)
+        server = self.server
+        fault = None if value in server.conditions else self._fault(name, value)
 
         def set_fault() -> Callable[[], None]:
-            self.faults.add(fault)
-            return lambda: self.faults.remove(fault)
+            if fault is None:
+                server.set_condition(value)
+                return lambda: server.set_condition("")
+            server.faults.add(fault)
+            return lambda: server.faults.remove(fault)
 
         return set_fault
 
@@ -66,7 +66,7 @@ class Service:
         delay = _DELAY.fullmatch(value)
         if delay is not None and float(delay[1]) <= DELAY_MAX_SECONDS:
             return ResponseFault(delay_seconds=float(delay[1]), times=math.inf)
-        usual = ("a status from 400 to 599", *self.conditions, "hang")
+        usual = ("a status from 400 to 599", *self.server.conditions, "hang")
         raise StartError(f"{name}={value[:40]!a}: use {', '.join(usual)}, or a delay of up to 3600s")
 
 

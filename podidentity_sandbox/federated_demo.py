@@ -21,6 +21,7 @@ from podidentity.resources import ASSIGNED, PODS, IdentityType
 from podidentity_sandbox.aad import SignInCall
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.demo import POLL_SECONDS, STEP_SECONDS, Action, Demo, DemoError, Document, until
+from podidentity_sandbox.probes import response_of
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import BINDING_FLAGS
 from podidentity_sandbox.tokens import read_claims
@@ -247,12 +248,8 @@ def _token_response(url: str, source: str) -> tuple[int, dict[str, Any]]:
     connection = http.client.HTTPConnection(
         where.hostname or "", where.port, timeout=STEP_SECONDS, source_address=(source, 0)
     )
-    try:
-        connection.request("GET", f"/metadata/identity/oauth2/token?{query}", headers={"Metadata": "true"})
-        response = connection.getresponse()
+    with response_of(connection, f"/metadata/identity/oauth2/token?{query}", {"Metadata": "true"}) as response:
         body = response.read()
-    finally:
-        connection.close()
     try:
         read = json.loads(body)
     except ValueError:

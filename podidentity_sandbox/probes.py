@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
+from types import MappingProxyType
 from typing import Final
 
 from podidentity.exits import StartError
@@ -22,11 +23,12 @@ PAGE_MAX: Final = 8 << 20
 
 
 @contextlib.contextmanager
-def _response(host: str, port: int, path: str, seconds: float) -> Iterator[HTTPResponse]:
-    """Yield the response to a GET, without its body. Block at most *seconds* for each read. Raise OSError."""
-    connection = HTTPConnection(host, port, timeout=seconds)
+def response_of(
+    connection: HTTPConnection, path: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[HTTPResponse]:
+    """Yield the response to a GET, without its body, then close the connection. Block. Raise OSError."""
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers)
         with connection.getresponse() as response:
             yield response
     except (HTTPException, ValueError) as error:
@@ -36,8 +38,11 @@ def _response(host: str, port: int, path: str, seconds: float) -> Iterator[HTTPR
 
 
 def read_page(host: str, port: int, path: str, seconds: float = PAGE_SECONDS) -> tuple[int, str, bytes]:
-    """Return status, content type and body of a page, cut to PAGE_MAX bytes, as `_response`. Raise OSError."""
-    with _response(host, port, path, seconds) as response:
+    """Return status, content type and body of a page, cut to PAGE_MAX bytes. Block at most *seconds* for each read.
+
+    Raise OSError.
+    """
+    with response_of(HTTPConnection(host, port, timeout=seconds), path) as response:
         return response.status, response.headers.get("Content-Type", "text/plain"), response.read(PAGE_MAX)
 
 
@@ -77,7 +82,8 @@ def is_ready(network: Network, node: str, pod: NodePod, context: ExecutionContex
         named = {port.name: port.container_port for port in container.ports}
         port = probe.port if isinstance(probe.port, int) else named.get(probe.port, 0)
         try:
-            with _response(context.address, port, probe.path, READINESS_SECONDS) as response:
+            connection = HTTPConnection(context.address, port, timeout=READINESS_SECONDS)
+            with response_of(connection, probe.path) as response:
                 return HTTPStatus.OK <= response.status < HTTPStatus.BAD_REQUEST
         except OSError:
             return False

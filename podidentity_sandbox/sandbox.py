@@ -293,18 +293,14 @@ class Sandbox:
     def _services(self) -> dict[str, Service]:
         """Return the services whose responses `podidctl sandbox fault` replaces."""
         services = {
-            "imds": Service(self.azure.imds.faults, fault_control.imds_error),
-            "arm": Service(self.azure.arm.faults, fault_control.azure_error),
-            "aad": Service(self.azure.aad.faults, fault_control.aad_error),
-            "proxy": Service(
-                self.azure.token_proxy.faults,
-                fault_control.proxy_error,
-                conditions=self.azure.token_proxy.conditions,
-            ),
+            "imds": Service(self.azure.imds, fault_control.imds_error),
+            "arm": Service(self.azure.arm, fault_control.azure_error),
+            "aad": Service(self.azure.aad, fault_control.aad_error),
+            "proxy": Service(self.azure.token_proxy, fault_control.proxy_error),
         }
         if self.cluster.api is not None:
             api = self.cluster.api
-            services["api"] = Service(api.faults, fault_control.api_error, on_change=api.drop_watches)
+            services["api"] = Service(api, fault_control.api_error, on_change=api.drop_watches)
         return services
 
     def shell_environment(self) -> dict[str, str]:

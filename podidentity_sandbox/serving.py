@@ -210,6 +210,10 @@ class HttpService(abc.ABC):
     scheme = "http"
     stop_seconds = 0.5
     """How long an open request may hold up the end of a sandbox."""
+    conditions: Sequence[str] = ()
+    """The faults that the service has in addition to those of its responses."""
+    condition = ""
+    """The current one of *conditions*; empty: none."""
 
     def __init__(self) -> None:
         self.faults = ResponseFaults()
@@ -268,6 +272,10 @@ class HttpService(abc.ABC):
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    def set_condition(self, condition: str) -> None:
+        """Start one of *conditions* in place of the former one; empty: end it."""
+        self.condition = condition
 
     @abc.abstractmethod
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -16,7 +16,6 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -39,23 +38,12 @@ from podidentity_sandbox.tokens import read_claims
 
 SERVER_NAME: Final = "sandbox.ests.aks"
 """The only TLS server name for which the proxy responds. For any other the API server does."""
+OTHER_SERVER_NAME: Final = "another.ests.aks"
 PREFIX: Final = "/identity-bindings"
 """A path prefix, so that clients have to keep one."""
 ISSUER: Final = "https://ib.oic.sandbox.invalid"
 """The issuer of the proxy's own assertions. Nothing is at this address."""
 _TOKEN: Final = re.compile(rf"{PREFIX}/(?P<tenant>[^/]+)/oauth2/v2\.0/token/?")
-
-
-@dataclass(frozen=True, slots=True)
-class _Behaviour:
-    """The parts of the proxy that a fault of the installation changes."""
-
-    binds: bool = True
-    """Whether the identity bindings exist."""
-    audience: str = BINDING_AUDIENCE
-    server_name: str = SERVER_NAME
-    presents: ssl.SSLContext | None = None
-    """The certificate, if it is not the usual one."""
 
 
 class _Error(Exception):
@@ -70,13 +58,16 @@ class _Error(Exception):
 class TokenProxy(SignInService):
     """The emulator. Start it with `serve`, and set *client* to the administrator's client of the API server."""
 
+    conditions = ("unbound", "audience", "server-name", "certificate", "certificate-name")
+
     def __init__(self, directory: Directory, aad: Aad, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(clock=clock)
         self.client: Client
         self._directory = directory
         self._aad = aad
         self._bound: set[str] = set()
-        self._now = _Behaviour()
+        self._presents: ssl.SSLContext | None = None
+        """The certificate, if it is not the usual one."""
         self._keys = federation.IssuerKeys(lambda url: federation.fetch(self.client.access, url))
 
     @property
@@ -91,36 +82,21 @@ class TokenProxy(SignInService):
         self._authority = authority
         await self.start(host, ssl_context=context)
 
-    @property
-    def conditions(self) -> Mapping[str, Callable[[], Callable[[], None]]]:
-        """Faults of the installation. Each function starts one, and returns the function that ends it."""
-        return {
-            "unbound": lambda: self._behave(_Behaviour(binds=False)),
-            "audience": lambda: self._behave(_Behaviour(audience="api://another-audience")),
-            "server-name": lambda: self._behave(_Behaviour(server_name="another.ests.aks")),
-            "certificate": lambda: self._behave(
-                _Behaviour(presents=Authority("another authority").server_context((SERVER_NAME,)))
-            ),
-            "certificate-name": lambda: self._behave(
-                _Behaviour(presents=self._authority.server_context(("another.ests.aks",)))
-            ),
-        }
-
-    def _behave(self, behaviour: _Behaviour) -> Callable[[], None]:
-        self._now = behaviour
+    @override
+    def set_condition(self, condition: str) -> None:
+        super().set_condition(condition)
+        self._presents = None
+        if condition == "certificate":
+            self._presents = Authority("another authority").server_context((SERVER_NAME,))
+        elif condition == "certificate-name":
+            self._presents = self._authority.server_context((OTHER_SERVER_NAME,))
         self.drop_connections()  # a connection keeps the certificate of its start
-
-        def end() -> None:
-            self._now = _Behaviour()
-            self.drop_connections()
-
-        return end
 
     def _greet(self, connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
         # `_server_name` reads it: an SSLObject of a server does not keep the name that the client sent.
         connection.server_name = name or ""  # type: ignore[attr-defined]
-        if self._now.presents is not None:
-            connection.context = self._now.presents
+        if self._presents is not None:
+            connection.context = self._presents
 
     def bind(self, client_id: str, *, delay_seconds: float = 0.0) -> None:
         """Create the identity binding. Entra ID knows its federated credential after the delay."""
@@ -139,7 +115,8 @@ class TokenProxy(SignInService):
         """Return the response of the front end of AKS's API server."""
         call.server_name = _server_name(request)
         path = _TOKEN.fullmatch(request.path)
-        if call.server_name != self._now.server_name or path is None or request.method != "POST":
+        server_name = OTHER_SERVER_NAME if self.condition == "server-name" else SERVER_NAME
+        if call.server_name != server_name or path is None or request.method != "POST":
             return json_response(unauthorized().document(), status=401)
         form = {name: str(value) for name, value in (await request.post()).items()}
         try:
@@ -156,7 +133,7 @@ class TokenProxy(SignInService):
         assertion = await self._proven(form.get("client_assertion", ""))
         call.subject = assertion.subject
         call.pod = await self._pod(form["client_assertion"])
-        if not self._now.binds or call.client_id.lower() not in self._bound:
+        if self.condition == "unbound" or call.client_id.lower() not in self._bound:
             raise _Error(404, "invalid_request", f"identity binding for client id {call.client_id[:64]} not found")
         if not await self._may_use(assertion.subject, call.client_id):
             sentence = f"{assertion.subject} may not {BINDING_VERB} {call.client_id[:64]} of API group {BINDING_GROUP}"
@@ -173,8 +150,9 @@ class TokenProxy(SignInService):
         """Return the assertion of this cluster, which is verified. Raise _Error with 401."""
         try:
             assertion = federation.read_assertion(text)
-            if assertion.audiences != (self._now.audience,):
-                raise _Error(401, "invalid_client", f"the token's audience is not {self._now.audience}")
+            audience = "api://another-audience" if self.condition == "audience" else BINDING_AUDIENCE
+            if assertion.audiences != (audience,):
+                raise _Error(401, "invalid_client", f"the token's audience is not {audience}")
             if assertion.issuer != await federation.issuer_of(self.client.access):
                 raise _Error(401, "invalid_client", "the token is not from this cluster's issuer")
             await self._keys.check_signature(assertion)

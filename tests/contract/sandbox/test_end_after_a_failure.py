@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from typing_extensions import override
 
 from podidentity.kube.errors import Forbidden
 from podidentity.resources import PODS
@@ -25,7 +26,7 @@ from podidentity_sandbox.pod_projection import NodePod
 from podidentity_sandbox.processes import Program
 from podidentity_sandbox.relay import Relay
 from podidentity_sandbox.sandbox import NodeProgram, Sandbox
-from podidentity_sandbox.serving import HttpService, ResponseFaults, listening
+from podidentity_sandbox.serving import HttpService, listening
 from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.tokens import TokenMint
 
@@ -209,12 +210,17 @@ async def test_a_fault_control_that_cannot_serve_leaves_no_listener(
 
 
 async def test_a_fault_that_cannot_be_cleared_leaves_no_other_fault_and_no_listener(tmp_path: Path) -> None:
-    def fail() -> None:
-        raise RuntimeError("the connections have a fault")
+    class Broken(Arm):
+        conditions = ("broken",)
+
+        @override
+        def set_condition(self, condition: str) -> None:
+            if not condition:
+                raise RuntimeError("the connections have a fault")
 
     path = tmp_path / "control.sock"
-    imds = Service(ResponseFaults(), imds_error, conditions={"broken": lambda: fail})
-    control = FaultControl({"imds": imds, "arm": Service(ResponseFaults(), azure_error)})
+    imds = Service(Broken(Directory(), TokenMint()), imds_error)
+    control = FaultControl({"imds": imds, "arm": Service(Arm(Directory(), TokenMint()), azure_error)})
     await control.start(path)
     control.set({"imds": "broken", "arm": "500"})
     with pytest.raises(RuntimeError, match="the connections have a fault"):

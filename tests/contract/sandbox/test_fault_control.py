@@ -35,7 +35,7 @@ async def arm() -> AsyncIterator[Arm]:
 async def control(arm: Arm, tmp_path: Path) -> AsyncIterator[Path]:
     """The control socket of a sandbox with ARM and an AAD that nothing asks."""
     aad = Aad(Directory(), TokenMint())
-    control = FaultControl({"arm": Service(arm.faults, azure_error), "aad": Service(aad.faults, aad_error)})
+    control = FaultControl({"arm": Service(arm, azure_error), "aad": Service(aad, aad_error)})
     await control.start(tmp_path / "control.sock")
     yield tmp_path / "control.sock"
     await control.stop()
@@ -65,6 +65,13 @@ async def test_a_fault_is_set_listed_replaced_and_cleared(control: Path, arm: Ar
     assert await status_of(arm) == healthy
 
 
+async def test_a_status_replaces_a_condition_and_ends_it(control: Path, arm: Arm) -> None:
+    await call(control, wanted={"arm": "no-role", "aad": "no-credential"})
+    assert arm.condition == "no-role"
+    assert await call(control, wanted={"arm": "503"}) == {"arm": "503", "aad": "no-credential"}
+    assert arm.condition == ""
+
+
 async def test_a_hanging_request_is_answered_when_the_fault_is_cleared(control: Path, arm: Arm) -> None:
     healthy = await status_of(arm)
     await call(control, wanted={"arm": "hang"})
@@ -78,7 +85,7 @@ async def test_a_hanging_request_is_answered_when_the_fault_is_cleared(control: 
 @pytest.mark.parametrize("value", ["200", "600", "4290", "-1s", "3601s", "nans", "", "hangs", "\u0665\u0660\u0660"])
 async def test_an_invalid_fault_is_rejected_and_changes_nothing(control: Path, value: str) -> None:
     await call(control, wanted={"arm": "500"})
-    with pytest.raises(StartError, match="use a status from 400 to 599, hang, or a delay"):
+    with pytest.raises(StartError, match="use a status from 400 to 599, no-role, no-identity, no-vm, hang, or a delay"):
         await call(control, wanted={"aad": "503", "arm": value})
     assert await call(control) == {"arm": "500"}
 

@@ -182,6 +182,42 @@ async def test_marked_identities_are_named_in_the_refusal(azure: Azure) -> None:
     assert (await patch(azure, section(USER, _1={})))[0] == 200
 
 
+async def test_without_a_role_a_refusal_names_the_principal_and_the_action(azure: Azure) -> None:
+    azure.arm.set_condition("no-role")
+    for method, action in (("GET", "read"), ("PATCH", "write")):
+        status, document, _ = await azure.call_arm(method, VM, ADD if method == "PATCH" else None)
+        assert (status, document["error"]["code"]) == (403, "AuthorizationFailed")
+        assert document["error"]["message"].startswith(
+            f"The client '{azure.controller.object_id}' with object id '{azure.controller.object_id}' does not have "
+            f"authorization to perform action 'Microsoft.Compute/virtualMachines/{action}' over scope '{VM}'"
+        )
+    azure.arm.set_condition("")
+    assert (await azure.call_arm("PATCH", VM, ADD))[0] == 200
+
+
+async def test_without_its_vm_a_machine_is_neither_read_nor_listed(azure: Azure) -> None:
+    azure.arm.set_condition("no-vm")
+    status, document, _ = await azure.call_arm("GET", VM)
+    assert (status, document["error"]["code"]) == (404, "ResourceNotFound")
+    assert "'Microsoft.Compute/virtualMachines/vm-0' under resource group 'MC_demo'" in document["error"]["message"]
+    assert (await azure.call_arm("GET", f"{COMPUTE}/virtualMachines"))[1] == {"value": []}
+    azure.arm.set_condition("")
+    assert (await azure.call_arm("GET", VM))[0] == 200
+
+
+async def test_without_identities_an_update_that_names_one_fails_and_a_detachment_does_not(azure: Azure) -> None:
+    await patch(azure, section(USER, _1={}, _2={}))
+    azure.clock.now += 1
+    azure.arm.set_condition("no-identity")
+    status, document = await patch(azure, section(USER, _3={}))
+    assert (status, document["error"]["code"]) == (400, "FailedIdentityOperation")
+    assert f"Resource '{identity_id('3')}' was not found." in document["error"]["message"]
+    assert (await patch(azure, section(USER, _1=None)))[0] == 200
+    azure.clock.now += 1
+    azure.arm.set_condition("")
+    assert (await patch(azure, section(USER, _3={})))[0] == 200
+
+
 async def metadata(azure: Azure, version: str, *, host: str = "") -> Any:
     """Request the metadata of the cloud without a token."""
     url = f"{azure.arm.url}/metadata/endpoints?api-version={version}"

@@ -65,6 +65,19 @@ async def test_the_error_names_the_part_that_no_credential_matches(
     assert (await federation.ask(token))[0] == 200
 
 
+async def test_without_credentials_an_assertion_that_one_matches_is_refused_until_the_condition_ends(
+    federation: Federation,
+) -> None:
+    federation.trust()
+    federation.azure.aad.set_condition("no-credential")
+    token = await federation.token()
+    status, _, number, sentence = await federation.refusal(token)
+    assert (status, number) == (401, 700213)
+    assert f"presented assertion subject '{SUBJECT}'" in sentence
+    federation.azure.aad.set_condition("")
+    assert (await federation.ask(token))[0] == 200
+
+
 async def test_a_subject_with_other_case_does_not_match_and_the_error_mentions_case(federation: Federation) -> None:
     federation.trust(subject="system:serviceaccount:default:Default")
     status, error, number, sentence = await federation.refusal(await federation.token())

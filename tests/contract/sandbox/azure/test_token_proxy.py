@@ -102,7 +102,7 @@ async def test_another_server_name_is_not_the_proxy(pod: BindingBench, monkeypat
 
 
 def control_of(bound: BindingBench) -> FaultControl:
-    return FaultControl({"proxy": Service(bound.proxy.faults, proxy_error, conditions=bound.proxy.conditions)})
+    return FaultControl({"proxy": Service(bound.proxy, proxy_error)})
 
 
 async def failure(bound: BindingBench) -> AzureError:

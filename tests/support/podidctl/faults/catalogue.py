@@ -10,10 +10,10 @@ from typing import Any, Final
 from podidentity.azure.federation import DIRECT_AUDIENCE, Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import EXCHANGE_ANNOTATION
-from podidentity_sandbox.azure import COMPUTE, identity_id
+from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.daemons import ACCOUNTS
 from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity, ServicePrincipal
-from tests.support.identity_requests import NODE, binding, exception, identity, secret
+from tests.support.identity_requests import binding, exception, identity, secret
 from tests.support.podidctl.faults.places import POD, Place, PodRequest
 
 LABEL: Final = {"aadpodidbinding": POD}
@@ -273,14 +273,14 @@ async def no_contributor_role(place: Place) -> PodRequest:
 
 @fault("MIC has no role in the resource group of the node", "assigned identity", "assignments", on_node=False)
 async def no_role(place: Place) -> PodRequest:
-    await place.on_azure(lambda azure: azure.directory.revoke(azure.controller.object_id))
+    await place.set_fault("arm", "no-role")
     await _managed(place)
     return await _pod(place)
 
 
 @fault("Azure has no VM of the node", "assigned identity", "assignments", on_node=False)
 async def deleted_vm(place: Place) -> PodRequest:
-    await place.on_azure(lambda azure: azure.arm.remove(f"{COMPUTE}/virtualMachines/{NODE}"))
+    await place.set_fault("arm", "no-vm")
     await _managed(place)
     return await _pod(place)
 

@@ -69,9 +69,9 @@ class NodePlace:
         azure = self._bed.azure.emulator
         control = FaultControl(
             {
-                "imds": Service(azure.imds.faults, fault_control.imds_error),
-                "arm": Service(azure.arm.faults, fault_control.azure_error),
-                "aad": Service(azure.aad.faults, fault_control.aad_error),
+                "imds": Service(azure.imds, fault_control.imds_error),
+                "arm": Service(azure.arm, fault_control.azure_error),
+                "aad": Service(azure.aad, fault_control.aad_error),
             }
         )
         if service == "arm":
