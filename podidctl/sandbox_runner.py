@@ -26,7 +26,7 @@ from podidentity_sandbox.cluster import DEMO
 from podidentity_sandbox.demo import Demo, DemoError
 from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.federated_demo import BindingDemo, FederatedDemo
-from podidentity_sandbox.folders import folder_of_namespace, running_folders
+from podidentity_sandbox.folders import folder_of_namespace, is_running, running_folders
 from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
@@ -116,9 +116,15 @@ def run_in_pod(
     """Run a command in the network namespace of the pod (namespace, name). Return its exit code.
 
     Its environment is *environment* and the variables by which it trusts the sandbox's authority. Raise
-    StartError if the pod has no network namespace on this machine.
+    StartError if the pod has no network namespace on this machine, or the sandbox of *environment* has ended.
     """
-    namespace = asyncio.run(_namespace_of_pod(settings, *pod))
+    try:
+        namespace = asyncio.run(_namespace_of_pod(settings, *pod))
+    except FAILURES as error:
+        sandbox = environment.get("PODIDENTITY_SANDBOX", "")
+        if sandbox and not is_running(Path(sandbox)):
+            raise StartError(f"cannot reach the sandbox at {sandbox}: {fault_control.ENDED}") from error
+        raise
     line = ["ip", "netns", "exec", namespace, *command]
     folder = folder_of_namespace(namespace)
     trust = dict.fromkeys(TRUST_VARIABLES, str(folder / CERTIFICATES)) if folder is not None else {}

@@ -8,6 +8,7 @@ not concern the sandbox's own requests (kubelets, scheduler), and end the watche
 
 import asyncio
 import contextlib
+import errno
 import math
 import re
 import socket
@@ -27,6 +28,8 @@ from podidentity_sandbox.serving import HttpService, ResponseFault, json_respons
 SOCKET_NAME: Final = "control.sock"
 CALL_SECONDS: Final = 10.0
 DELAY_MAX_SECONDS: Final = 3600.0
+ENDED: Final = "it has ended or is not ready; start one with podidctl sandbox up, then use the variables that it prints"
+"""The cause and the next action of a command that does not reach its sandbox."""
 RETRY_AFTER: Final = {"Retry-After": "2"}
 _DELAY: Final = re.compile(r"(\d+(?:\.\d+)?)s", re.ASCII)
 _STATUS: Final = re.compile(r"[45]\d\d", re.ASCII)
@@ -173,7 +176,9 @@ async def call(
                 return await _checked(await session.put(url, json=dict(wanted)))
             return await _checked(await session.get(url))
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        raise StartError(f"cannot reach the sandbox at {path}: {error}; check that podidctl sandbox up runs") from error
+        has_ended = isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ECONNREFUSED}
+        cause = ENDED if has_ended else f"{error}; check that podidctl sandbox up runs"
+        raise StartError(f"cannot reach the sandbox at {path.parent}: {cause}") from error
 
 
 async def _checked(response: aiohttp.ClientResponse) -> dict[str, str]:

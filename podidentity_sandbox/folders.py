@@ -11,9 +11,12 @@ from podidentity_sandbox.fault_control import SOCKET_NAME
 
 def running_folders() -> list[Path]:
     """Return the folders of this user's running sandboxes that accept faults."""
-    return [
-        folder for folder in _own_folders() if (folder / SOCKET_NAME).exists() and not namespaces.orphaned(folder.name)
-    ]
+    return [folder for folder in _own_folders() if is_running(folder)]
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether the sandbox with this folder accepts faults."""
+    return (folder / SOCKET_NAME).exists() and not namespaces.orphaned(folder.name)
 
 
 def folder_of_namespace(namespace: str) -> Path | None:

@@ -208,6 +208,12 @@ COMMAND_LINES: Final = [
     command("podidctl sandbox fault --sandbox=none", "is not SERVICE=VALUE", ESCAPES, code=1),
     command("podidctl sandbox fault --sandbox=none imds=500", "cannot reach the sandbox at none", code=1),
     command("podidctl sandbox exec", "is not a pod name", ESCAPES, "--", "id"),
+    command(
+        "podidctl sandbox exec --kubeconfig=none/config web -- id",
+        "cannot reach the sandbox at none: it has ended or is not ready; start one with podidctl sandbox up",
+        code=1,
+        PODIDENTITY_SANDBOX="none",
+    ),
 ]
 DAEMONS: Final = [
     command("nmi", "nmi: --node is missing: give the name of the node"),

@@ -1,6 +1,7 @@
 """Faults switched on a running sandbox: their notation, the control socket, and what each service returns."""
 
 import asyncio
+import socket
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -97,10 +98,18 @@ async def test_an_unknown_service_is_rejected(control: Path) -> None:
         await call(control, clear=["disk"])
 
 
-async def test_a_sandbox_that_does_not_run_is_reported_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="check that podidctl sandbox up runs") as caught:
-        await call(tmp_path / "control.sock")
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_sandbox_that_has_ended_is_reported_with_the_next_action(tmp_path: Path, killed: bool) -> None:
+    path = tmp_path / "control.sock"
+    if killed:
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(path))
+    with pytest.raises(StartError) as caught:
+        await call(path)
+    assert str(caught.value) == (
+        f"cannot reach the sandbox at {tmp_path}: it has ended or is not ready; start one with podidctl sandbox up, "
+        "then use the variables that it prints"
+    )
 
 
 @pytest.mark.parametrize("text", ["imds", "=500", "imds=", ""])
