@@ -37,15 +37,13 @@ CERTIFICATES: Final = "ca.pem"
 """The file with the authority to trust, in the sandbox's folder."""
 USUAL_ROLES: Final = ("Reader",)
 """The roles of the demo's identity and of identities that an operator adds."""
-COMPUTE: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers/Microsoft.Compute"
+PROVIDERS: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers"
+COMPUTE: Final = f"{PROVIDERS}/Microsoft.Compute"
 
 
 def identity_id(name: str) -> str:
     """Return the resource id of the user-assigned identity of this name in the sandbox's resource group."""
-    return (
-        f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}"
-        f"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
-    )
+    return f"{PROVIDERS}/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,11 @@ API server.
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import platform
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +30,7 @@ from podidentity_sandbox.kubelet import Kubelet, PodObserver
 from podidentity_sandbox.kubelet_server import KubeletServer, server_context
 from podidentity_sandbox.launching import Launcher
 from podidentity_sandbox.network import ExecutionContext, Network
-from podidentity_sandbox.probes import read_page
+from podidentity_sandbox.probes import becomes_true, read_page
 from podidentity_sandbox.relay import Relay
 from podidentity_sandbox.scheduler import Scheduler
 from podidentity_sandbox.settings import AZURE_JSON, CLOUD_JSON, Settings
@@ -48,7 +47,6 @@ CRDS: Final = MANIFESTS / "crds"
 DEMO: Final = MANIFESTS / "demo"
 ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # a real scheduler needs it
 SERVED_SECONDS: Final = 10.0  # a real API server serves a new kind within a quarter of a second
-POLL_SECONDS: Final = 0.05
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """The names of Kubernetes for those of the kernel."""
 AUTHENTICATION_CONFIGURATION: Final = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
@@ -232,7 +230,7 @@ class Cluster:
             raise StartError(f"no custom resource definitions in {CRDS}; install the package again")
         for definition in definitions:
             await self.apply(definition)
-        if not await _becomes_true(self._served):
+        if not await becomes_true(self._served, SERVED_SECONDS):
             raise StartError("the API server does not serve the custom resources; see its log")
 
     async def _served(self) -> bool:
@@ -259,7 +257,7 @@ class Cluster:
             published.update(json.loads(body).get("data") or {})
             return True
 
-        await _becomes_true(is_published)
+        await becomes_true(is_published, SERVED_SECONDS)
         if "client-ca-file" not in published:
             log.warning("the API server has no --client-ca-file; kubectl logs and kubectl exec are refused")
         return published.get("client-ca-file", "")
@@ -347,17 +345,6 @@ class CreatedObjects:
                     "an object of the sandbox is left on the API server; delete it",
                     extra={"object": f"{kind.name} {namespace}/{name}", "error": error},
                 )
-
-
-async def _becomes_true(condition: Callable[[], Awaitable[bool]]) -> bool:
-    """Return whether *condition* is true now or within SERVED_SECONDS."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(SERVED_SECONDS):
-            while True:
-                if await condition():
-                    return True
-                await asyncio.sleep(POLL_SECONDS)
-    return False
 
 
 def kind_of(document: Mapping[str, Any]) -> Kind[Resource]:

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from podidentity_sandbox.namespaces import NamespaceError, Namespaces, sweep
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Network
-from podidentity_sandbox.serving import bound_datagrams
+from podidentity_sandbox.serving import bound
 
 T = TypeVar("T")
 
@@ -153,7 +153,8 @@ class Fabric(Network):
     @override
     def name_server_sockets(self, port: int) -> list[socket.socket]:
         """Return a socket in the fabric, which is the name server of every pod."""
-        return [self.namespaces.call(FABRIC, lambda: bound_datagrams(self.pod_facing_address, port))]
+        address = (self.pod_facing_address, port)
+        return [self.namespaces.call(FABRIC, lambda: bound(address, kind=socket.SOCK_DGRAM))]
 
     @override
     def call_on_node(self, node: str, function: Callable[[], T]) -> T:

@@ -14,6 +14,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from aiohttp import web
 
 from podidentity.exits import StartError
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from podidentity_sandbox.serving import HttpService, ResponseFault, json_response, serve
+from podidentity_sandbox.serving import HttpService, ResponseFault, bound, json_response, serve
 
 SOCKET_NAME: Final = "control.sock"
 CALL_SECONDS: Final = 10.0
@@ -147,15 +148,8 @@ class FaultControl:
 
 
 def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen()
-    except OSError:
-        listener.close()
-        raise
-    listener.setblocking(False)
+    listener = bound(str(path), socket.AF_UNIX)
+    path.chmod(0o600)  # until then the mode of the folder protects it
     return listener
 
 
@@ -213,12 +207,6 @@ def proxy_error(status: int) -> dict[str, Any]:
 
 def api_error(status: int) -> dict[str, Any]:
     """Return the API server's Status object."""
-    reasons = {
-        401: "Unauthorized",
-        403: "Forbidden",
-        404: "NotFound",
-        429: "TooManyRequests",
-        503: "ServiceUnavailable",
-    }
-    reason = reasons.get(status, "InternalError")
+    has_own_reason = status in {401, 403, 404, 429, 503}
+    reason = HTTPStatus(status).phrase.replace(" ", "") if has_own_reason else "InternalError"
     return StatusError(status, reason, f"podidctl sandbox fault api={status}").document()

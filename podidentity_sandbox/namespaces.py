@@ -123,11 +123,10 @@ class Namespaces:
         return [*_entering(self.full_name(name)), *argv]
 
 
-def sweep() -> list[str]:
-    """Remove the namespaces of killed sandboxes, and the processes in them. Return the names removed."""
+def sweep() -> None:
+    """Remove the namespaces of killed sandboxes, and the processes in them."""
     if not NAMESPACES.is_dir() or os.geteuid() != 0:
-        return []
-    removed = []
+        return
     for path in sorted(NAMESPACES.glob(f"{PREFIX}-*")):
         if not orphaned(path.name):
             continue
@@ -136,11 +135,9 @@ def sweep() -> list[str]:
                 os.kill(int(process), signal.SIGKILL)
         with contextlib.suppress(NamespaceError):
             _ip("netns", "delete", path.name)
-            removed.append(path.name)
     for folder in CONFIGURATIONS.glob(f"{PREFIX}-*"):
         if orphaned(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
-    return removed
 
 
 def owner() -> str:

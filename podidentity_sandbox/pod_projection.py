@@ -102,6 +102,7 @@ class NodePodSpec(PodSpec, frozen=True):
     volumes: list[Volume] = msgspec.field(default_factory=list)
     restart_policy: str = "Always"
     scheduler_name: str = DEFAULT_SCHEDULER
+    node_selector: dict[str, str] = msgspec.field(default_factory=dict)
     service_account_name: str = "default"
     automount_service_account_token: bool | None = None
 

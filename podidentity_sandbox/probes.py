@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from types import MappingProxyType
@@ -54,20 +54,29 @@ def is_active(port: int) -> bool:
         return False
 
 
+async def becomes_true(condition: Callable[[], Awaitable[bool]], seconds: float) -> bool:
+    """Return whether *condition* is true now or within *seconds*."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while True:
+                if await condition():
+                    return True
+                await asyncio.sleep(POLL_SECONDS)
+    return False
+
+
 async def until_active(program: Program, probe: Callable[[], bool]) -> None:
     """Wait until *probe*, which blocks, is true. Raise StartError, or ProgramError if the program ends."""
-    try:
-        async with asyncio.timeout(ACTIVE_SECONDS):
-            while True:
-                if program.returncode is not None:
-                    raise program.exit_error()
-                if await asyncio.to_thread(probe):
-                    return
-                await asyncio.sleep(POLL_SECONDS)
-    except TimeoutError as late:
+
+    async def is_active_now() -> bool:
+        if program.returncode is not None:
+            raise program.exit_error()
+        return await asyncio.to_thread(probe)
+
+    if not await becomes_true(is_active_now, ACTIVE_SECONDS):
         raise StartError(
             f"{program.name} is not Active after {ACTIVE_SECONDS:g} s; its last line: {program.last_line()}"
-        ) from late
+        )
 
 
 def probe_of(container: Container) -> HttpGet | None:

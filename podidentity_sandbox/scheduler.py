@@ -1,4 +1,4 @@
-"""The sandbox's scheduler: it binds a pod without a node to the node with the fewest pods.
+"""The sandbox's scheduler: it binds a pod to the node with the fewest pods, among those that its nodeSelector permits.
 
 It uses HTTP like the real scheduler, so it works with the emulator and with a real API server. It does not support
 resources, taints and affinities, and ignores a pod that names another scheduler.
@@ -12,9 +12,10 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from podidentity.kube.client import Client
+from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import ApiError, Conflict, NotFound
 from podidentity.kube.informer import Informer
+from podidentity.resources import NODES
 from podidentity_sandbox.pod_projection import DEFAULT_SCHEDULER, NODE_PODS, NodePod
 
 log = logging.getLogger(__name__)
@@ -47,19 +48,39 @@ class Scheduler:
                 await self._bind(await self._waiting.get())
 
     async def _bind(self, pod: NodePod) -> None:
-        node = min(self._bound, key=lambda name: self._bound[name])
-        target = {"apiVersion": "v1", "kind": "Node", "name": node}
-        body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod.metadata.name}, "target": target}
-        path = NODE_PODS.path(pod.metadata.namespace, pod.metadata.name, "binding")
-        try:
-            await self._client.request("POST", path, body=msgspec.json.encode(body))
-            self._bound[node] += 1
-        except (NotFound, Conflict):
+        """Bind the pod, or report that no node has its labels. Try again later if it has no node then."""
+        current = self._informer.store.get(pod.key)
+        if current is None or current.metadata.uid != pod.metadata.uid:
             return  # deleted, or bound by another scheduler
+        try:
+            listed = await self._client.list(NODES)
+            labels = {node.metadata.name: (node.metadata.labels or {}).items() for node in listed}
+            wanted = pod.spec.node_selector.items()
+            nodes = [name for name in self._bound if name in labels and wanted <= labels[name]]
+            if nodes:
+                node = min(nodes, key=lambda name: self._bound[name])
+                target = {"apiVersion": "v1", "kind": "Node", "name": node}
+                metadata = {"name": pod.metadata.name}
+                body = {"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target}
+                await self._client.request("POST", NODE_PODS.path(*pod.key, "binding"), body=msgspec.json.encode(body))
+                self._bound[node] += 1
+                return
+            if not current.status.conditions:
+                await self._report_unschedulable(pod)
+        except (NotFound, Conflict):
+            return
         except ApiError as error:
             log.warning(
                 "cannot bind a pod, retrying; see the API server's error",
-                extra={"pod": "/".join(pod.key), "node": node, "error": error},
+                extra={"pod": "/".join(pod.key), "error": error},
             )
-            await asyncio.sleep(RETRY_SECONDS)
-            self._waiting.put_nowait(pod)
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._waiting.put_nowait, pod)
+
+    async def _report_unschedulable(self, pod: NodePod) -> None:
+        """Write the condition of the real scheduler. Raise ApiError."""
+        count = len(self._bound)
+        message = f"0/{count} nodes are available: {count} node(s) didn't match Pod's node affinity/selector."
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        body = {"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}}
+        path = NODE_PODS.path(*pod.key, "status")
+        await self._client.request("PATCH", path, body=msgspec.json.encode(body), content_type=MERGE_PATCH)

@@ -159,16 +159,27 @@ def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
 
     Raise OSError if the address does not exist or the port is taken.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    return bound((host, port), socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def bound(
+    address: tuple[str, int] | str,
+    family: socket.AddressFamily = socket.AF_INET,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+) -> socket.socket:
+    """Return a bound socket, a listening one unless it is for datagrams, as `listening` does."""
+    made = socket.socket(family, kind)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(512)
+        if kind == socket.SOCK_STREAM:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        if kind == socket.SOCK_STREAM:
+            made.listen(512)
     except OSError:
-        listener.close()
+        made.close()
         raise
-    listener.setblocking(False)
-    return listener
+    made.setblocking(False)
+    return made
 
 
 def restartable_listener(host: str, port: int = 0) -> socket.socket:
@@ -178,18 +189,6 @@ def restartable_listener(host: str, port: int = 0) -> socket.socket:
     are refused. Raise OSError if the address does not exist or the port is taken.
     """
     return listening(host, port or free_ports(1)[0])
-
-
-def bound_datagrams(host: str, port: int) -> socket.socket:
-    """Return a bound UDP socket in the calling thread's network namespace. The caller closes it. Raise OSError."""
-    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        bound.bind((host, port))
-    except OSError:
-        bound.close()
-        raise
-    bound.setblocking(False)
-    return bound
 
 
 async def serve(runner: web.ServerRunner, listener: socket.socket, ssl_context: ssl.SSLContext | None = None) -> None:

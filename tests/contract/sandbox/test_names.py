@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from podidentity_sandbox.public_names import NameServer, PublicNames, response_to
-from podidentity_sandbox.serving import FaultyService, bound_datagrams
+from podidentity_sandbox.serving import FaultyService, bound
 
 ADDRESS = ipaddress.IPv4Address("198.18.0.1")
 NAME = "management.azure.com"
@@ -82,9 +82,9 @@ def test_no_response_is_longer_than_its_query_and_one_record(data: bytes) -> Non
 
 
 async def test_the_server_answers_on_its_socket_until_it_is_stopped() -> None:
-    server, bound = NameServer("198.18.0.1", knows), bound_datagrams("127.0.0.1", 0)
-    port = bound.getsockname()[1]
-    await server.start(bound)
+    server, datagrams = NameServer("198.18.0.1", knows), bound(("127.0.0.1", 0), kind=socket.SOCK_DGRAM)
+    port = datagrams.getsockname()[1]
+    await server.start(datagrams)
 
     def ask() -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:

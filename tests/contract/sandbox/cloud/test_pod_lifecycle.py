@@ -1,13 +1,15 @@
 """The effects of scheduler and kubelets on pods, through the API server. Excluded: network namespaces, the demo."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from podidentity.kube.errors import NotFound
-from podidentity.resources import PODS
+from podidentity.resources import NODES, PODS
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.support.sandbox.cloud.fixtures import pod
@@ -45,6 +47,34 @@ async def test_pods_without_a_node_are_spread_and_run_with_an_address_each(stage
     assert sorted(pod.spec.node_name for pod in pods) == ["node-0", "node-0", "node-1", "node-1"]
     assert len({pod.status.pod_ip for pod in pods}) == 4
     assert all(pod.addresses == (pod.status.pod_ip,) for pod in pods)
+
+
+async def test_a_pod_is_pending_until_a_node_has_the_labels_of_its_node_selector(stage: Sandbox) -> None:
+    await stage.cluster.apply(pod("second", nodeSelector={"kubernetes.io/hostname": "node-1"}))
+    await stage.cluster.apply(pod("disk", nodeSelector={"disk": "ssd"}))
+
+    async def pending_conditions() -> list[Any]:
+        document = json.loads(await stage.cluster.client.request("GET", PODS.path("default", "disk")))
+        assert "nodeName" not in document["spec"]
+        return document["status"].get("conditions") or []
+
+    async def is_reported() -> bool:
+        return bool(await pending_conditions())
+
+    await until(is_reported, stage.failure)
+    assert await pending_conditions() == [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
+        }
+    ]
+    await until(lambda: runs(stage, "second"), stage.failure)
+    assert (await stage.cluster.client.get(PODS, "default", "second")).spec.node_name == "node-1"
+    await stage.cluster.client.patch_merge(NODES, "", "node-0", {"metadata": {"labels": {"disk": "ssd"}}})
+    await until(lambda: runs(stage, "disk"), stage.failure)
+    assert (await stage.cluster.client.get(PODS, "default", "disk")).spec.node_name == "node-0"
 
 
 async def test_a_pod_of_another_scheduler_is_left_alone_and_a_host_network_pod_has_the_nodes_address(
