@@ -1,8 +1,11 @@
-"""The identity part of a VM or scale set as Azure reports it, and changes to it as request bodies. Pure."""
+"""The identity part of a VM or scale set as Azure reports it, and changes to it as request bodies, and the
+command for a missing role. Pure.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import Any, Final
 
 import msgspec
@@ -164,4 +167,12 @@ def read_identities(data: bytes, etag_header: str = "") -> HostIdentities:
     properties = {} if resource.properties is None else {"provisioningState": resource.properties.state}
     return decode_identities(
         {"identity": resource.identity, "properties": properties, "etag": resource.etag}, etag_header
+    )
+
+
+def role_command(principal: str, role: str, scope: str) -> str:
+    """Return the command that grants *role* to the *principal* (object id)."""
+    return (
+        f"az role assignment create --role '{role}' --assignee-object-id {principal} "
+        f"--assignee-principal-type ServicePrincipal --scope {quote(scope)}"
     )

@@ -9,10 +9,10 @@ bindings only.
 import logging
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from shlex import quote
 from typing import Final
 
 from mic.azure.errors import AzureError, BadIdentities, Missing, Refused, principal_of
+from mic.azure.identities import role_command
 from mic.azure.memory import NO_RESPONSE
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.decisions.documents import APPLY_ERROR
@@ -127,7 +127,7 @@ def advice(identity_id: str, error: AzureError) -> str:
         case "linkedauthorizationfailed":
             then = "grant it the role Managed Identity Operator there"
             if principal := principal_of(error):
-                then = _role_command(principal, "Managed Identity Operator", identity_id)
+                then = role_command(principal, "Managed Identity Operator", identity_id)
             return f"MIC may not assign {identity_id}: {then} ({error.code})"
         case "failedidentityoperation":
             return f"Azure cannot assign {identity_id}: check that it exists ({error.code})"
@@ -154,16 +154,8 @@ def refusal(host: Host, error: AzureError) -> str:
     then = "check its credentials and its role there"
     # A deny assignment, or a subnet of another group, has another code: no role on the host's group helps.
     if error.code.lower() == "authorizationfailed" and (principal := principal_of(error)):
-        then = _role_command(principal, "Virtual Machine Contributor", group)
+        then = role_command(principal, "Virtual Machine Contributor", group)
     return f"Azure refuses MIC on {host.text} ({response}): {then}; MIC tries again every minute"
-
-
-def _role_command(principal: str, role: str, scope: str) -> str:
-    """Return the command that grants *role* to the *principal* (object id)."""
-    return (
-        f"az role assignment create --role '{role}' --assignee-object-id {principal} "
-        f"--assignee-principal-type ServicePrincipal --scope {quote(scope)}"
-    )
 
 
 def delay(host: Host, cause: str) -> str:

@@ -212,12 +212,11 @@ def check_admission(state: ClusterState) -> Iterator[Finding]:
 
 
 def check_roles(state: ClusterState) -> Iterator[Finding]:
-    """Name the roles that MIC needs on Azure, which the cluster's objects do not show."""
-    if any(parse_provider_id(node.spec.provider_id) for node in state.linux):
-        then = (
-            "az role assignment list --all --assignee PRINCIPAL -o table, and compare with "
-            "docs/install-on-aks.md#principal-of-mic"
-        )
+    """Report the roles of MIC's principal on Azure, which the cluster's objects do not show."""
+    if state.roles is not None:
+        yield from state.roles
+    elif state.hosts:
+        then = "add --roles, which reads them with your az login, or compare with docs/install-on-aks.md#roles"
         yield warning("roles", "the roles of MIC's principal on Azure are not checked", then)
 
 

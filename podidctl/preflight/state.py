@@ -12,6 +12,8 @@ import msgspec
 from podidctl.facts.kinds import PlacedNode
 from podidctl.facts.model import Facts, ReadFailure
 from podidctl.facts.workloads import DAEMON_SETS, controller
+from podidctl.report.finding import Finding
+from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity.resources import Kind, Resource, Wire
 
 SYSTEM: Final = "kube-system"
@@ -106,11 +108,19 @@ class ClusterState:
     pods: Sequence[PortPod] | ReadFailure = ()
     """All pods that have not ended."""
     trial: Trial | ReadFailure = Trial(accepted=True)
+    roles: Sequence[Finding] | None = None
+    """The findings about the roles of MIC's principal; None if the command does not read Azure."""
 
     @cached_property
     def linux(self) -> Sequence[PlacedNode]:
         """The nodes that can run NMI; none if they could not be read."""
         return [] if isinstance(self.nodes, ReadFailure) else [node for node in self.nodes if node.can_run_nmi]
+
+    @cached_property
+    def hosts(self) -> Sequence[Host]:
+        """The VMs and scale sets of these nodes, each once."""
+        hosts = (parse_provider_id(node.spec.provider_id) for node in self.linux)
+        return list({host.key: host for host in hosts if host is not None}.values())
 
     @property
     def has_cilium(self) -> bool:

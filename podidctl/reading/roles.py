@@ -1,14 +1,14 @@
-"""Reader of the Azure RBAC role assignments of the identity whose token a pod gets.
+"""Reader of Azure RBAC role assignments, of the identity whose token a pod gets and for `preflight`.
 
-Azure Resource Manager lists those of a principal and of its groups in one subscription, with those of the management
-groups above it (`assignedTo` in the documentation of its roleAssignments, API version 2022-04-01).
+Azure Resource Manager lists those of a principal and of its groups at, below and above one scope (`assignedTo` in the
+documentation of its roleAssignments, API version 2022-04-01).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -23,7 +23,7 @@ from podidctl.reading.requests import in_batches
 from podidctl.report.documents import RoleAssignment
 from podidentity.azure.errors import AzureError
 from podidentity.azure.identity_permissions import is_grantable
-from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned, resource_path
+from podidentity.azure.resource_ids import parse_user_assigned, resource_path
 from podidentity.kube.client import Client
 from podidentity.resources import AzureIdentity, Wire
 
@@ -39,22 +39,32 @@ ROLE_VERSION: Final = {"api-version": "2022-04-01"}
 _ROLE_ID: Final = re.compile(r".*/roledefinitions/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.IGNORECASE)
 
 
-class _Properties(Wire, frozen=True):
-    """Those of an identity, a role assignment or a role definition."""
+class Permission(Wire, frozen=True):
+    """Patterns of a role definition."""
+
+    actions: Sequence[str] = ()
+    not_actions: Sequence[str] = ()
+
+
+class Properties(Wire, frozen=True):
+    """Those of an identity, a role assignment, a role definition or an AKS cluster."""
 
     principal_id: str = ""
     client_id: str = ""
     role_definition_id: str = ""
     scope: str = ""
     role_name: str = ""
+    permissions: Sequence[Permission] = ()
+    identity_profile: Mapping[str, Mapping[str, Any]] | None = None
 
 
-class _Resource(Wire, frozen=True):
-    properties: _Properties
+class ArmResource(Wire, frozen=True):
+    properties: Properties
+    managed_by: str | None = None
 
 
 class _Page(Wire, frozen=True):
-    value: list[_Resource]
+    value: list[ArmResource]
     next_link: str | None = None
 
 
@@ -71,31 +81,37 @@ async def _roles_of(azure: ResourceReader, identity: AzureIdentity) -> IdentityR
         return IdentityRoles()
     roles = IdentityRoles(resource=resource)
     try:
-        its = (await _get(azure, _Resource, resource_path(resource, IDENTITY), IDENTITY_VERSION)).properties
+        its = (await get(azure, ArmResource, resource_path(resource, IDENTITY), IDENTITY_VERSION)).properties
         if reason := mismatch(identity, Attached(resource.text, its.client_id)):
             return replace(roles, fault=reason)
         if not is_grantable(its.principal_id):
             return replace(roles, fault="Azure reports no object id of the identity")
         roles = replace(roles, principal=its.principal_id.strip())
-        assignments, is_complete = await _assignments(azure, resource, roles.principal)
+        scope = f"/subscriptions/{resource.subscription}"
+        assignments, is_complete = await read_assignments(azure, scope, roles.principal)
     except AzureError as error:
-        return replace(roles, fault=" ".join(filter(None, (error.status_and_code, error.message))))
+        return replace(roles, fault=fault_of(error))
     ids = list(dict.fromkeys(its.role_definition_id for its in assignments))[:ROLES_MAX]
-    names = dict(zip(ids, await in_batches(partial(_role_name, azure, resource, role) for role in ids), strict=True))
+    names = dict(zip(ids, await in_batches(partial(_role_name, azure, scope, role) for role in ids), strict=True))
     named = [(names.get(its.role_definition_id, its.role_definition_id), its.scope) for its in assignments]
     listed = tuple(RoleAssignment(role=role, scope=scope) for role, scope in sorted(named))
     return replace(roles, assignments=listed, is_complete=is_complete)
 
 
-async def _assignments(
-    azure: ResourceReader, resource: UserAssignedIdentity, principal: str
-) -> tuple[Sequence[_Properties], bool]:
-    """Return the first assignments, and whether these are all. Raises AzureError."""
-    path = f"/subscriptions/{resource.subscription}/providers/Microsoft.Authorization/roleAssignments"
+def fault_of(error: AzureError) -> str:
+    """Return why a read failed."""
+    return " ".join(filter(None, (error.status_and_code, error.message)))
+
+
+async def read_assignments(azure: ResourceReader, scope: str, principal: str) -> tuple[Sequence[Properties], bool]:
+    """Return the first assignments at, below and above *scope*, which is quoted, and whether these are all. Raises
+    AzureError.
+    """
+    path = f"{scope}/providers/Microsoft.Authorization/roleAssignments"
     query = first = {**ROLE_VERSION, "$filter": f"assignedTo('{principal}')"}
-    assignments: list[_Properties] = []
+    assignments: list[Properties] = []
     for _ in range(PAGES_MAX):
-        page = await _get(azure, _Page, path, query)
+        page = await get(azure, _Page, path, query)
         assignments += [assignment.properties for assignment in page.value]
         if len(assignments) > ASSIGNMENTS_MAX:
             break
@@ -108,20 +124,25 @@ async def _assignments(
     return assignments[:ASSIGNMENTS_MAX], False
 
 
-async def _role_name(azure: ResourceReader, resource: UserAssignedIdentity, role: str) -> str:
+async def _role_name(azure: ResourceReader, scope: str, role: str) -> str:
     """Return the name of the role with the id *role*; the id if it could not be read."""
-    match = _ROLE_ID.fullmatch(role)
-    if match is None:
-        return role
-    path = f"/subscriptions/{resource.subscription}/providers/Microsoft.Authorization/roleDefinitions/{match[1]}"
     try:
-        return (await _get(azure, _Resource, path, ROLE_VERSION)).properties.role_name or role
+        return (await read_definition(azure, scope, role)).role_name or role
     except AzureError:
         return role
 
 
-async def _get(azure: ResourceReader, kind: type[D], path: str, query: dict[str, str]) -> D:
-    """Return the resource at *path*. Raises AzureError."""
+async def read_definition(azure: ResourceReader, scope: str, role: str) -> Properties:
+    """Return the definition, as at *scope*, of the role with the id *role*. Raises AzureError."""
+    match = _ROLE_ID.fullmatch(role)
+    if match is None:
+        raise AzureError(f"{role} is no id of a role")
+    path = f"{scope}/providers/Microsoft.Authorization/roleDefinitions/{match[1]}"
+    return (await get(azure, ArmResource, path, ROLE_VERSION)).properties
+
+
+async def get(azure: ResourceReader, kind: type[D], path: str, query: dict[str, str]) -> D:
+    """Return the resource at *path*, which is quoted. Raises AzureError."""
     body = await azure.read(path, query)
     try:
         return msgspec.json.decode(body, type=kind)

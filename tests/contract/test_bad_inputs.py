@@ -123,6 +123,8 @@ NAMESPACES: Final = "is not a pod name; write NAMESPACE/NAME, or NAME with -n NA
 COMMAND_LINES: Final = [
     command("podidctl preflight -n", "'Foo Bar' is not a namespace name", "Foo Bar"),
     command("podidctl preflight -n", "'' is not a namespace name", ""),
+    command("podidctl preflight --principal me", "--principal and --cloudconfig are for --roles: add it"),
+    command("podidctl preflight --roles --principal me", "--principal 'me' is no object id"),
     command("podidctl explain pod web -o xml", "'xml' is not one of 'table', 'json', 'yaml'"),
     command("podidctl explain pod", "'Bad Name' is not a pod name; write NAMESPACE/NAME", "Bad Name"),
     command("podidctl explain pod", "pass the NAME of a pod, or -n NAMESPACE, -A or -l SELECTOR for several pods"),
