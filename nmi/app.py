@@ -163,6 +163,7 @@ class App:
             tasks.create_task(discovery.run(), name="resolve pod addresses")
         tasks.create_task(cluster_cache.run(), name="watch pods and identities")
         self._status.cluster_cache = cluster_cache
+        # Without complete lists NMI would refuse pods whose identities it has not read yet.
         await contact.first_lists(client, cluster_cache.watches.by_name.values())
         await cluster_cache.synced()
         await self._redirect.decided()

@@ -211,6 +211,7 @@ def refusal_of(error: AzureError, own: Collection[str] = (), service: Service = 
     (`azure_error_text`). The text never contains the word "unreachable", by which SDKs detect a missing endpoint.
     """
     texts = next(row for row in _TEXTS if isinstance(error, row.error))
+    # SDKs search the whole text, so Azure's code must not contain the word either.
     code = "" if "unreachable" in error.code.lower() else error.code
     facts = [code, f"correlation id {error.correlation_id}" if error.correlation_id else ""]
     details = ", ".join(fact for fact in facts if fact)

@@ -82,6 +82,7 @@ class NodeLabels:
                     "grant NMI the verb get on nodes, and check --node",
                     extra={"error": str(error)},
                 )
+            # One line: the read is repeated every minute, and its refusal rarely changes.
             self._refused = True
             return {}
         except (ApiError, AccessError) as error:

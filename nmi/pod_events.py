@@ -62,11 +62,13 @@ class PodEvents:
         text = message(refusal)
         now, key, digest = self._clock(), (entry.uid, refusal.reason), hash(text)
         at, earlier = self._recorded.get(key, (float("-inf"), 0))
+        # A pod may repeat a refused request without end, and each Event costs a write to the API server.
         if now < at + QUIET_SECONDS:
             return earlier == digest
         self._recorded[key] = now, digest
         self._recorded.move_to_end(key)
         if len(self._recorded) > REMEMBERED_MAX:
+            # Pods come and go, so the oldest entry is that of a pod without recent refusals.
             self._recorded.popitem(last=False)
         pod = Pod(metadata=PodMeta(namespace=entry.namespace, name=entry.name, uid=entry.uid))
         self._recorder.record(pod, PODS, "Warning", reason, text)

@@ -149,6 +149,7 @@ class NodeService:
     def _served_node_address(self) -> str | None:
         """The node's address, if this NMI serves redirected connections there. A listener on every address does."""
         choice = self._choice
+        # A second listener cannot bind a port that a listener on every address has.
         if choice is None or choice.target is not RedirectTarget.NODE or self._settings.listen_address == ANY_ADDRESS:
             return None
         return self._node_address
@@ -180,6 +181,7 @@ class NodeService:
         return shared_sockets(hello, listen, settings.probe_port, settings.metrics_port, served)
 
     async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
+        # Two NMIs that maintain different targets would undo each other's rule.
         await self.stop_maintaining()
         passed: list[tuple[SocketName, socket.socket]] = []
         for name in shared:
@@ -205,6 +207,7 @@ class NodeService:
             self.server.listen_on_node(self.node_listener, self._redirected_from)
         self._duplicates = {}
         self.maintain()
+        # The successor may have changed the target of the rule.
         await self._redirect.install()
         self.active = True
 
@@ -238,6 +241,7 @@ def bound(address: str, port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
+        # Connections of a former NMI in TIME_WAIT must not delay the start.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
     except OSError as error:

@@ -129,6 +129,7 @@ class TokenService:
         The caller ensures that it is a process of the node. Only types in the policy's host_token_types; never the
         node's own identities; never a ready response. Otherwise like `issue`.
         """
+        # Before the lookup, so that a disabled path reveals nothing about a pod.
         if not self._policy.host_token_types:
             return _NO_HOST_TOKENS
         return await self._within_budget(self._cluster_cache.entry_named(namespace, name), "", request, _UNKNOWN_NAME)
@@ -153,6 +154,7 @@ class TokenService:
                 if isinstance(entry, Refusal):
                     return entry
                 if entry is None:
+                    # A name has no ready refusal: its request does not come from the pod's address.
                     seconds = self._cluster_cache.unknown_for(peer) if peer else 0.0
                     return replace(unknown, unknown_seconds=seconds)
                 attempt.refusal = _UNVERIFIED
@@ -179,6 +181,7 @@ class TokenService:
         """
         loop = asyncio.get_running_loop()
         while self._is_there(entry, attempt):
+            # Before the await, so that a change during the read makes the decision outdated.
             generation = entry.record.generation
             decision_input = await self._cluster_cache.decision_input(entry, attempt.peer)
             if isinstance(decision_input, Refusal):
@@ -246,6 +249,7 @@ class TokenService:
     ) -> Issued | Refusal | None:
         """Return the token; None if the decision of *generation* is outdated."""
         request = attempt.request
+        # After the decision, because only it shows the type of the identity.
         if not attempt.peer and assigned.identity.spec.type not in self._policy.host_token_types:
             return replace(_NO_HOST_TOKENS, identity=_name_of(assigned))
         fetched = await self._fetch(assigned, request, entry, self._left(attempt))
@@ -267,6 +271,7 @@ class TokenService:
         self, entry: PodEntry, attempt: _Attempt, generation: int, decision_input: DecisionInput | Wait
     ) -> RawResponse | Refusal | None:
         """Return IMDS's response to an exempt pod; None if it is no longer known to be exempt."""
+        # A process of the node must not get the node's own identities by naming an exempt pod.
         if not attempt.peer:
             return _EXEMPT_HAS_NONE
         try:
@@ -334,6 +339,7 @@ class TokenService:
         except CongestedError as error:
             return refusal_of_congestion(error)
         except AzureError as error:
+            # IMDS may know the identity some seconds after Resource Manager, which is no fault of the object.
             recent = self._clock() - assigned.usable_since < LAG_WINDOW_SECONDS + LAG_RETRY_SECONDS
             if recent and is_identity_not_found(error):
                 return replace(_LAGGING, correlation=error.correlation_id)
@@ -349,6 +355,7 @@ class TokenService:
             for other_entry in self._cluster_cache.entries():
                 if other_entry.serves(key):
                     other_entry.discard_ready_responses()
+        # The fast lane updates one expires_in only, and a response that a read confirmed expires with the read.
         cacheable = certain and self._broker.caching and not fetched.auxiliary
         if cacheable:
             entry.serve(key)

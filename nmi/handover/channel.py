@@ -51,6 +51,7 @@ class Channel:
         packet = encode(message)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         async with self._sending:
+            # In the lock, so that the order that is checked is the order on the wire.
             self.conversation.sent(message)
             while True:
                 try:
@@ -94,6 +95,7 @@ class Channel:
     def _message(self, packet: bytes, flags: int, descriptors: int) -> Message:
         if not packet:
             raise ChannelClosedError
+        # The kernel has discarded the rest, so neither the message nor its descriptors are complete.
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise ProtocolError("a packet is too large")
         message = decode(packet)

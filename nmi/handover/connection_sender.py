@@ -64,6 +64,7 @@ class ConnectionSender:
         if not self._batch:
             raise ProtocolError("the peer acknowledges connections that were not sent")
         batch, self._batch = self._batch, []
+        # The peer owns the connections now; while a duplicate is open here, they would not end with it.
         close_all(batch)
         self._adopted.set()
 

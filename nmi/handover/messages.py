@@ -178,6 +178,7 @@ def shared_sockets(
     *node_address* is where this NMI serves redirected connections; "" if it does not.
     """
     shared: Sequence[tuple[SocketName, bool]] = (
+        # A successor with other settings would serve at an address to which no rule redirects.
         ("listener", (hello.listen_address, hello.listen_port) == listen),
         ("probes", hello.probe_port == probe_port),
         ("metrics", hello.metrics_port == metrics_port),

@@ -186,6 +186,7 @@ class Predecessor:
             sock, _ = self._listener.accept()
         except OSError:
             return
+        # The kernel states the user of the peer; only NMI's own user may take its sockets and tokens.
         if len(self._tasks) >= CONNECTIONS_MAX or peer_uid(sock) != os.geteuid():
             log.warning("a connection to the handover socket was closed; find the program that opens it")
             sock.close()
@@ -217,6 +218,7 @@ class Predecessor:
                 self._arrived.clear()
 
     async def _converse(self, channel: Channel) -> None:
+        # A peer without a message must not occupy one of the few places.
         async with asyncio.timeout(HELLO_SECONDS):
             hello, _ = await channel.receive()
         assert isinstance(hello, Hello)  # noqa: S101  the conversation has checked it
@@ -244,6 +246,7 @@ class Predecessor:
             return "the releases have no version of the handover in common"
         if self._stopping:
             return "it stops"
+        # Two successors would both take the sockets and serve.
         if self.registered:
             return "another successor is registered"
         return ""
@@ -293,6 +296,7 @@ class Predecessor:
 
     async def _pass_sockets(self, channel: Channel, shared: Sequence[SocketName]) -> None:
         """Pass the sockets and wait for the confirmation. The caller resumes after an error."""
+        # After the tokens: from here on connections wait in the kernel, so the rest must be short.
         passed = await self._service.pause(shared)
         try:
             async with asyncio.timeout(TAKE_SECONDS):

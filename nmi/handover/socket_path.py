@@ -57,6 +57,7 @@ def connect_to(path: Path) -> socket.socket | None:
     try:
         sock.setblocking(False)
         sock.connect(str(path))
+        # Before a byte is sent: another user's program could pass its own sockets and connections.
         own = peer_uid(sock) == os.geteuid()
     except OSError as error:
         sock.close()
@@ -71,6 +72,7 @@ def connect_to(path: Path) -> socket.socket | None:
 
 def check_directory(directory: Path) -> None:
     """Raise UnsafePathError unless only this process's user can create files in *directory*. Raise OSError."""
+    # lstat, because a link at this path could lead to a directory of another user.
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise UnsafePathError(

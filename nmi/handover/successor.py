@@ -115,6 +115,7 @@ class Successor:
     ) -> tuple[Message, list[int]]:
         """Return the message that follows the tokens."""
         packets: list[bytes] = []
+        # A predecessor that sends tokens without end must not keep this NMI from serving.
         for _ in range(TOKEN_MESSAGES_MAX + 1):
             message, descriptors = await self._channel.receive()
             if not isinstance(message, Tokens):
@@ -159,6 +160,7 @@ class Successor:
         try:
             message, _ = await self._channel.receive()
         except (ChannelClosedError, OSError):
+            # The former NMI cannot reject the handover any more, so this one must serve.
             self.attached = False
             return None
         return message if isinstance(message, Rejection) else None

@@ -117,6 +117,7 @@ class Takeover:
 
     async def _bind_missing(self) -> None:
         shared = self.predecessor.shared if self.predecessor is not None else frozenset()
+        # The predecessor still listens at the shared ports, and passes these sockets later.
         for name in sorted(self._missing - shared):
             try:
                 await self._bind(name)

@@ -71,6 +71,7 @@ def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")
         status=assigned.status.status,
         deleting=assigned.metadata.deletion_timestamp is not None,
         pod_uid=assigned.metadata.annotation(POD_UID_ANNOTATION),
+        # A federated identity is granted only if all three objects are in the pod's namespace.
         home=namespaces.pop() if len(namespaces) == 1 else "",
         identity=trimmed(spec.azure_identity_ref),
         usable_since=usable_since,
@@ -80,6 +81,7 @@ def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")
 def trimmed(identity: AzureIdentity) -> AzureIdentity:
     """Return *identity* with only the metadata that a decision depends on; the same object if it has no other."""
     metadata = identity.metadata
+    # A change of other metadata must neither wake requests nor discard ready responses.
     annotations = {key: value for key in _READ_ANNOTATIONS if (value := metadata.annotation(key))}
     kept = Meta(name=metadata.name, namespace=metadata.namespace, annotations=annotations or None)
     return identity if kept == metadata else AzureIdentity(metadata=kept, spec=identity.spec)

@@ -92,6 +92,7 @@ class MicAssignments:
 
     async def read(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
         usable_since = {assignment.identity.metadata.name: assignment.usable_since for assignment in self.of(pod)}
+        # The limit of the watch, in the same order: a read must not grant what the watch would ignore.
         current: LimitedMap[tuple[str, str], AssignedIdentity] = LimitedMap(ASSIGNED_MAX)
         for assigned in await self._reads.assigned(self._selector):
             if self._names(assigned) == (pod.namespace, pod.name):
@@ -151,5 +152,6 @@ def assigned_order(assigned: AzureAssignedIdentity) -> tuple[bool, bool, str, st
     """
     namespace, name = assigned.key
     spec = assigned.spec
+    # At the limit, identities of other namespaces must not push out those of the pod's own.
     foreign = spec.azure_identity_ref.metadata.namespace != spec.pod_namespace
     return namespace not in {spec.pod_namespace, MIC_NAMESPACE}, foreign, namespace, name

@@ -287,6 +287,7 @@ class ClusterCache:
 
         The kubelet may act for a pod (mount a volume) at the same moment at which the watch delivers the pod.
         """
+        # The header `podname` must not reach other paths of the API server.
         if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(name)):
             return None
         key = f"{namespace}/{name}"

@@ -218,6 +218,7 @@ def decide(
         return MIRROR_POD
     if pod.exempt:
         return Exempt(pod.exempt)
+    # Without the uid, a later pod of the same name would inherit the identity.
     own = [assignment for assignment in assigned if not assignment.deleting and assignment.pod_uid in {"", pod.uid}]
     # Not held: without a label nothing is assigned to the pod, so nothing is on its way.
     if not pod.label and not own:
@@ -231,6 +232,7 @@ def decide(
         _named_by(request.selector, wanted, allowed, object_ids),
         key=lambda assignment: candidate_order(pod.namespace, assignment.binding, assignment.identity.key),
     )
+    # While the pod's own identity is being assigned, one of another namespace must not replace it.
     own_is_coming = any(assignment.status == CREATED and _is_of_namespace(assignment, pod) for assignment in matching)
     for assignment in matching:
         if assignment.usable and (not own_is_coming or _is_of_namespace(assignment, pod)):
@@ -266,6 +268,7 @@ def _hold(
     else:
         refusal = NONE_ASSIGNED
     missing = ("", "") if refusal is NONE_ASSIGNED else (selector.name, wanted)
+    # If MIC's writes for the pod have probably ended, a long hold only delays the refusal.
     complete = bool(allowed) and all(
         assignment.usable and now - assignment.usable_since >= SETTLED_SECONDS for assignment in allowed
     )
@@ -280,6 +283,7 @@ def none_matches(namespace: str, selector: SelectorKind, wanted: str, identities
     by_client_id = selector is SelectorKind.CLIENT_ID
     ordered = sorted(identities, key=_BY_NAME)
     own = [identity for identity in ordered if identity.metadata.namespace == namespace]
+    # A tenant who binds many identities to the pod must not hide the pod's own ones in this text.
     if len(own) < IDENTITIES_SHOWN:
         own += [identity for identity in ordered if identity.metadata.namespace != namespace]
     shown = [
@@ -333,6 +337,7 @@ def _named_by(
     """Return those of *allowed* that a request for *wanted* (lower case) names. An empty id names none."""
     if selector is SelectorKind.NONE:
         return allowed
+    # An AzureIdentity without a client id must not match a request with an empty one.
     if not wanted:
         return []
     if selector is SelectorKind.CLIENT_ID:

@@ -47,6 +47,7 @@ class Exemptions:
 
         *namespaces*: the namespaces in which exceptions are effective; all if empty.
         """
+        # Names of namespaces are lower case, so a flag in another spelling would exempt no pod.
         self._mic_namespace = mic_namespace.lower()
         self._namespaces = frozenset(namespaces)
         self._counting: dict[tuple[str, str], frozenset[Pair]] = {}
@@ -91,12 +92,14 @@ class Exemptions:
     ) -> list[AffectedPods]:
         """Add or replace an exception."""
         pairs = self._pairs(new)
+        # A change of other fields must not cause a warning and a count for the same exception.
         if self._counting.get(new.key, frozenset()) == pairs:
             return []
         self._replace(new.key, pairs)
         if pairs:
             self.seen += 1
             self._report(new)
+        # An exception counts in its own namespace only, whatever labels the pods elsewhere have.
         return [(new.metadata.namespace, "")]
 
     def deleted(self, old: AzurePodIdentityException) -> list[AffectedPods]:
@@ -112,6 +115,7 @@ class Exemptions:
         # A finalizer may delay the removal for any time, but the operator has ended the exception.
         if exception.metadata.deletion_timestamp is not None:
             return frozenset()
+        # The operator limits with this flag who can give pods the node's own identities.
         if self._namespaces and namespace not in self._namespaces:
             return frozenset()
         labels = exception.spec.pod_labels or {}

@@ -48,6 +48,7 @@ class KeptParts:
         self._texts: SharedValues[str, str] = SharedValues(lambda text: text, SHARED_MAX, length=len)
         self._labels = SharedValues(_labels, SHARED_MAX, length=_label_characters, longest=LABELS_CHARS)
         self._bindings = SharedValues(_binding, SHARED_MAX, length=lambda key: sum(map(len, key)))
+        # Weak, so that an identity ends with the last object that contains it, without a count.
         self._identities: WeakValueDictionary[tuple[str, ...], AzureIdentity] = WeakValueDictionary()
         self._specs = SharedValues(_spec, SHARED_MAX, length=lambda key: len(key[0]) + len(key[1]))
 
@@ -55,6 +56,7 @@ class KeptParts:
         """Return *pod* with equal parts shared, and of its conditions only those that report its sandbox."""
         pod = reduced(pod)
         meta, spec, status = pod.metadata, pod.spec, pod.status
+        # Most pods have one address; the list of it would be the same text again for each pod.
         alone = [address.ip for address in status.pod_ips] == [status.pod_ip]
         return Pod(
             metadata=PodMeta(
@@ -90,6 +92,7 @@ class KeptParts:
                 uid=meta.uid,
                 resource_version=meta.resource_version,
                 deletion_timestamp=meta.deletion_timestamp,
+                # Megabytes of other annotations, which a tenant may write, must not remain in memory.
                 annotations={POD_UID_ANNOTATION: pod_uid} if pod_uid else None,
             ),
             spec=AzureAssignedIdentitySpec(
@@ -109,6 +112,7 @@ class KeptParts:
         meta = identity.metadata
         key = (meta.namespace, meta.name, meta.resource_version)
         shared, kept = self._identities.get(key), trimmed(identity)
+        # Copies in assigned identities may differ in spite of equal versions, because clients write them.
         if shared is not None and shared == kept:
             return shared
         self._identities[key] = kept

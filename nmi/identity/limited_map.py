@@ -89,5 +89,6 @@ class OverLimitCount:
         self.count += beyond - before
         if beyond:
             self._beyond[group] = beyond
+            # One line when a group passes its limit: a tenant controls how often the number changes.
             if not before and self._lines.allows():
                 log.warning(self._message, extra={"resource": "/".join(group)})

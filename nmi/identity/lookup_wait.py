@@ -119,6 +119,7 @@ class LookupWait:
 
     def arrived(self, address: str) -> None:
         """Wake the requests that wait for *address*, which the index now maps to a pod."""
+        # The address has a pod now, so the next unknown owner gets its full time.
         self._remembered.pop(address, None)
         lookup = self._waited.pop(address, None)
         if lookup is not None:
@@ -138,6 +139,7 @@ class LookupWait:
         if lookup.until <= self._clock():
             lookup.refused = True
             return _End.LATE
+        # A request of an address below its share displaces one of the largest, so that new pods can wait.
         if self._waiting >= WAITERS_MAX and not self._makes_room(lookup):
             return _End.DISPLACED
         waiter: asyncio.Future[_End] = asyncio.get_running_loop().create_future()
@@ -177,6 +179,7 @@ class LookupWait:
         The address with most requests has more than one, and loses the newest: the others are closer to their response.
         """
         addresses = len(self._waited) + (not lookup.waiters)
+        # An address with its share displaces no other, or two addresses would displace each other's.
         if len(lookup.waiters) >= WAITERS_MAX // addresses:
             return False
         most = max(self._waited.values(), key=lambda waited: len(waited.waiters))
@@ -207,6 +210,7 @@ class LookupWait:
         self._stop(address, lookup)
         del self._waited[address]
         self._remembered[address] = lookup
+        # One entry per call is enough, because a call adds one: the cost does not depend on the number.
         oldest = next(iter(self._remembered.values()))
         if len(self._remembered) > REMEMBERED_MAX or oldest.end <= self._clock():
             self._remembered.popitem(last=False)
@@ -215,6 +219,7 @@ class LookupWait:
         self._unread.pop(address, None)
         if lookup.timer is not None:
             lookup.timer.cancel()
+        # A read that no request waits for would use the rate of other addresses.
         if lookup.reader is not None:
             lookup.reader.cancel()
         lookup.timer = lookup.reader = None
@@ -256,6 +261,7 @@ class LookupWait:
         lookup.reader = None
         if not lookup.waiters:
             return  # the read has delivered the pod
+        # The response may be older than an event, so nothing follows from it.
         if outdated:
             self._send_later(address, lookup)
         else:

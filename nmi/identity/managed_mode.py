@@ -68,6 +68,7 @@ class BoundIdentities:
         for binding in bindings:
             identity = identities.get(binding.spec.azure_identity)
             if identity is not None and binding.spec.selector == pod.label and _fits(binding, identity):
+                # A read does not show since when the identity exists, and IMDS may lag behind a new one.
                 watched, since = self._identities.get(identity.key, (None, ALWAYS))
                 # Another spec may be another identity, which IMDS may not know yet.
                 same = watched is not None and watched.spec == identity.spec
@@ -119,6 +120,7 @@ class BoundIdentities:
         """Join *binding* with the identity that it names."""
         identity, since = self._identities.get(_named_by(binding), (None, ALWAYS))
         if identity is None or not _fits(binding, identity):
+            # An oversized or missing identity counts as absent, also if it was served before.
             self._take(binding)
             return
         label, key = (binding.metadata.namespace, binding.spec.selector), (binding.metadata.name,)
@@ -166,8 +168,10 @@ def join(binding: AzureIdentityBinding, identity: AzureIdentity, usable_since: f
     return AssignedIdentity(
         binding=binding.metadata.name,
         selector=binding.spec.selector,
+        # No MIC writes a state in this mode, so what the binding gives counts as assigned.
         status=ASSIGNED,
         deleting=any(deleting),
+        # The binding selects all pods of the label, so the value is shared and names none of them.
         pod_uid="",
         home=binding.metadata.namespace if binding.metadata.namespace == identity.metadata.namespace else "",
         identity=trimmed(identity),

@@ -47,10 +47,12 @@ class OwnershipReads:
         # A read from before a watch event proves less than the watch, so no read is shared across generations.
         generation_key = f"{entry.uid}/{entry.record.generation}"
         read = await self._reads.pod(entry.namespace, entry.name, generation_key)
+        # A later pod of the same name is another pod: it must not inherit this one's grants.
         if read is None or read.metadata.uid != entry.uid or read.finished:
             self._measures.retired_by_read += 1
             self._pods.retire(entry)
             return GONE
+        # The address may be another pod's by now, while this pod still exists.
         if address and address not in own_addresses(read):
             return GONE
         return wait_if_stopped(read, named=not address) or read
@@ -74,6 +76,7 @@ class OwnershipReads:
                 self._pods.retire(entry)
             return False
         pods = [pod for pod in listed if address in own_addresses(pod)]
+        # A finished pod releases its sandbox, so it contests no address.
         rivals = any(pod.metadata.uid != entry.uid and not pod.finished for pod in pods)
         owner = owner_of(pods) if rivals else read
         return (
@@ -96,6 +99,7 @@ class OwnershipReads:
             if read.is_outdated((namespace, name)):
                 return True
         entry = self._pods.get(namespace, name)
+        # NMI trusts the pods of its own node only: another kubelet may write any address.
         if pod is not None and not pod.finished and pod.spec.node_name == self._node and entry is None:
             self._pods.enter(pod, confirmed=False)
         return False

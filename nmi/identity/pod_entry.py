@@ -220,7 +220,9 @@ class PodEntry:
         if self._first_requests is None:
             self._first_requests = {}
         key, noted = hash(missing), self._first_requests
+        # Only the first request counts: a client that asks again must not extend its hold.
         if key not in noted:
+            # A pod may ask for ever new identities, and must not fill NMI's memory with the times.
             if len(noted) >= MISSING_MAX:
                 del noted[next(iter(noted))]
             noted[key] = now
@@ -235,6 +237,7 @@ class PodEntry:
         """Wait until something has changed for the pod since *generation* of its record. Return False if nothing has by
         *until* (the loop's time).
         """
+        # The change may have come between the decision and this call.
         if self.record.generation != generation:
             return True
         loop = asyncio.get_running_loop()

@@ -59,6 +59,7 @@ class AddressOwners:
             candidates = self._candidates.setdefault(address, [])
             if entry not in candidates:
                 candidates.append(entry)
+                # Before the index maps the address: a suspended pod must not be served for a moment.
                 self._evidence.track(address)
                 self._suspensions.address_added(address, entry)
                 self._reopen(address)
@@ -101,6 +102,7 @@ class AddressOwners:
 
     def _point(self, address: str) -> None:
         candidates = self._candidates.get(address, [])
+        # Two pods at one address mean that the watch is behind, so neither is served without a read.
         owner = candidates[0] if len(candidates) == 1 else self._settled.get(address)
         try:
             present = self._index.get(address)
@@ -195,6 +197,7 @@ class PodRegistry:
         """Remove a pod of this node."""
         self._pending_reads.changed(old.key)
         entry = self._entries.get(old.key)
+        # A late deletion of a former pod must not remove its successor of the same name.
         if entry is not None and entry.uid == old.metadata.uid:
             self.retire(entry)
 
@@ -212,6 +215,7 @@ class PodRegistry:
 
     def _entries_of(self, affected: AffectedPods) -> list[PodEntry]:
         namespace, name = affected
+        # Exceptions affect one namespace only, so a change costs nothing for the pods of others.
         entries = self._by_namespace.get(namespace, {})
         if not name:
             return list(entries.values())

@@ -44,6 +44,7 @@ def owner_of(pods: Sequence[Pod]) -> Pod | None:
     if len(pods) == 1:
         return None if pods[0].finished else pods[0]
     for pod in pods:
+        # A pod without a running container may have lost the address, so it cannot win it.
         newest = NEVER if pod.finished or pod.terminated or pod.sandbox_down else newest_running(pod)
         if newest > max((_latest(rival) for rival in pods if rival is not pod), default=NEVER):
             return pod
@@ -77,6 +78,7 @@ def _newest(times: Iterable[str | None]) -> float:
 def _seconds(text: str | None) -> float:
     """Return seconds since the epoch; minus infinity if *text* is not a time."""
     if text is None:
+        # A text that is no time proves no start.
         return NEVER
     try:
         return datetime.fromisoformat(text).timestamp()

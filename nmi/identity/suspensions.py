@@ -115,6 +115,7 @@ class Suspensions:
     def address_added(self, address: str, entry: PodEntry) -> None:
         """Suspend a pod that gets *address* if there is recent evidence about it."""
         dated = self._remembered.get(address)
+        # The monotonic clock, because the time for which evidence counts must not depend on clock changes.
         if dated is None or self._clock() - dated.seen >= REMEMBERED_SECONDS:
             return
         # The watch may report the pod of the ended sandbox only now. A pod that started later has another sandbox.
@@ -124,6 +125,7 @@ class Suspensions:
     def changed(self, entry: PodEntry) -> None:
         """End the suspensions of the pod that its new state from the watch ends."""
         for suspension in list(self._suspensions.get(entry, {}).values()):
+            # Labels, conditions and restart counts may be older than the evidence, so they end nothing.
             if suspension.address not in entry.addresses or started_after(entry.pod, suspension.since):
                 self._end(suspension)
 
@@ -144,6 +146,7 @@ class Suspensions:
                 await asyncio.sleep(min(wait, POLL_SECONDS))
             else:
                 await self._verify(next(suspension for suspension in self._all() if suspension.due == due), verify)
+                # The end of a bridge suspends all of its pods, and each verification sends two reads.
                 await asyncio.sleep(GAP_SECONDS)
 
     def _all(self) -> Iterable[Suspension]:
@@ -152,6 +155,7 @@ class Suspensions:
     def _remember(self, dated: _DatedEvidence) -> None:
         self._remembered.pop(dated.evidence.address, None)
         self._remembered[dated.evidence.address] = dated
+        # Sandboxes may end without limit, so a new entry removes one that is too old or too many.
         oldest = next(iter(self._remembered))
         if len(self._remembered) > REMEMBERED_MAX or dated.seen - self._remembered[oldest].seen >= REMEMBERED_SECONDS:
             del self._remembered[oldest]

@@ -133,6 +133,7 @@ class VerificationReads:
 
     async def at_address(self, address: str, node: str) -> Sequence[Pod]:
         """Return the pods of *node* that the API server lists at *address*. Not shared. Raises UnansweredError."""
+        # Only pods of this node: the kubelet of another one may write any address into its pods' status.
         selector = f"status.podIP={address},spec.nodeName={node}"
         return await self._limited(lambda: self._client.list(PODS, field_selector=selector))
 
@@ -151,6 +152,7 @@ class VerificationReads:
 
         It calls *read* itself: a coroutine of a task that is cancelled before its first step would never be awaited.
         """
+        # Requests must not queue behind the time limit of a server that has just not responded.
         if self._clock() < max(self._unanswered_until, self._slow_until.get(namespace, 0.0)):
             raise UnansweredError("it did not respond to the previous read")
         try:
@@ -216,5 +218,6 @@ class PendingReads:
 
     def changed(self, subject: Hashable) -> None:
         """Record a change of *subject* for every read in flight."""
+        # Most changes come without a read in flight, so a change costs nothing without one.
         for read in self._reads:
             read.note(subject)

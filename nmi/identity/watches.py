@@ -121,6 +121,7 @@ class Watches:
 
     def silent(self) -> list[str]:
         """Return the names of the watches that are silent past their deadline, or have not delivered anything yet."""
+        # A watch that has never delivered counts too: its staleness is infinite.
         limit = self._silence_seconds + GRACE_SECONDS
         return [name for name, informer in self._informers.items() if informer.staleness_seconds() > limit]
 

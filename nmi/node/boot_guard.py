@@ -69,6 +69,7 @@ def install(directory: Path, to: RedirectSpec, kubelet_config: Path) -> bool:
     Blocks. The unit is replaced as a whole, never written in place. Raises StartError.
     """
     try:
+        # Before its link, so that systemd never finds a link without a unit.
         changed = _write(directory / NAME, unit(to, kubelet_config))
         link = directory / WANTED_BY / NAME
         target = f"../{NAME}"
@@ -119,6 +120,7 @@ def _write(path: Path, text: str) -> bool:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
             file.flush()
+            # The unit must be complete after a crash, because systemd reads it at the next boot.
             os.fsync(descriptor)
         new.chmod(0o644)
         new.replace(path)

@@ -128,6 +128,7 @@ class CiliumRedirect:
         if isinstance(error, CameBack):
             now = self._clock()
             self._came_back_since = min(self._came_back_since, now)
+            # A request in the moment between Cilium's redirect and its exemption comes back too.
             if self._imds_responds and now - self._came_back_since >= CAME_BACK_SECONDS:
                 self._repair(now, f"{LOST_EXEMPTION}: NMI's own requests to IMDS are redirected to NMI")
         # Any response of IMDS, also a refusal, shows that NMI's requests reach it.

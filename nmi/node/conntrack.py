@@ -61,6 +61,7 @@ async def bypassing(to: RedirectSpec, conntrack: str) -> frozenset[tuple[str, in
         listed = await first_bytes(words, LISTED_MAX)
     except (ProgramTimeoutError, StartError):
         return None
+    # A part of the list would make connections seem new at the next comparison.
     if len(listed) >= LISTED_MAX:
         return None
     connections = bypassing_in(listed)

@@ -64,11 +64,13 @@ class RedirectEffect:
             self._repaired = self._repairs()
             self._listed = None  # connections from the time without the rule prove nothing about the rule
         if matched:
+            # A match is proof that packets pass netfilter, so earlier signs of a bypass no longer count.
             self.redirected = True
             self._observed = self._listed = None  # a later listing is compared with one after this match
             self._checks = 0
             return
         self._checks += 1
+        # Pods determine how long the list is, so it is not read at each verification.
         if self._listed is not None and self._checks % LIST_EVERY:
             return
         connections = await self._bypassing()

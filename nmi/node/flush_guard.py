@@ -46,6 +46,7 @@ class FlushGuard:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
         try:
             self._socket.settimeout(_RESPONSE_SECONDS)
+            # The kernel chooses a port that no other socket has, so the tables of two NMIs have two names.
             self._socket.bind((0, 0))
             self.table = f"{TABLE_PREFIX}{self._socket.getsockname()[0]}"
             self._socket.send(creation(self.table, to))

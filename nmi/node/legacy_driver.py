@@ -212,6 +212,7 @@ class LegacyDriver:
                 f"there (hostPath, type FileOrCreate)"
             ) from error
         try:
+            # The event loop retries: a thread that waits for the lock could not be cancelled.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError as error:

@@ -95,6 +95,7 @@ class RouteNetlinkSocket:
     def read(self) -> NetworkUpdate:
         update = NetworkUpdate([])
         for sock in self._sockets:
+            # Reports about links come first; those of neighbours, which pods can cause, wait for the next read.
             if not update.more:
                 self._read(sock, update)
         return update
@@ -119,12 +120,14 @@ class RouteNetlinkSocket:
             except BlockingIOError:
                 return
             except OSError as error:
+                # The kernel's buffer was full, so reports are lost, but later ones still arrive.
                 if error.errno != errno.ENOBUFS:
                     raise
                 update.lost = True
                 continue
             if sender[0] != 0:
                 continue  # sent by a process of the node, not by the kernel
+            # A part of a message proves nothing, so only a complete list shows the state.
             if flags & socket.MSG_TRUNC:
                 update.lost = True
                 continue
@@ -175,6 +178,7 @@ class NetworkMonitor:
                 await self._list(source, listener)
                 self._listen(source, listener)
                 self.listening = self._failed is None
+                # During a flood reports are lost continuously, and each list costs time in proportion to the node.
                 await asyncio.sleep(self._dump_gap_seconds)
                 await self._lost.wait()
                 self._ignore(source)

@@ -60,6 +60,7 @@ class ListedTable(msgspec.Struct, frozen=True):
             return self.unreadable
         for kind, entry in self.entries:
             name = entry.get("name")
+            # A dormant table, for example, has no effect although its rules exist.
             if kind == "table" and entry.get("flags"):
                 return f"the table has the flags {entry['flags']}"
             if kind == "chain" and name == WITHDRAWN:
@@ -93,6 +94,7 @@ class NftablesRuleState(msgspec.Struct, frozen=True):
         rules = self.table.rules(base.name)
         if not rules:
             return "the rule is missing"
+        # Another program's rule before NMI's could accept a packet before the redirect.
         if len(rules) > 1:
             return "the chain holds other rules"
         return None if expressions(rules[0]) == base.expressions else "the rule has other conditions"

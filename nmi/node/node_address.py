@@ -52,6 +52,7 @@ def find(node_ip: str, metadata_ip: str, route: Callable[[str], ChosenRoute | No
     """Return the address of this node. *node_ip* is what NODE_IP states, or empty."""
     unusable = ""
     if node_ip:
+        # A rule that leads to another machine's address would send pods' requests to that machine.
         if _is_own(node_ip, metadata_ip, route):
             return NodeAddress(node_ip, "NODE_IP states it")
         unusable = f"NODE_IP ({node_ip[:64]!r}) is not an IPv4 address of this node's interfaces; "

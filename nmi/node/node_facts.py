@@ -82,6 +82,7 @@ async def read_facts(
     nft = legacy = None
     if programs.iptables_nft is not None:
         nft = _saved(await run((programs.iptables_nft.save,)))
+    # To read a legacy table that does not exist would create it.
     if tables and programs.legacy_save is not None:
         legacy = await save_legacy(programs.legacy_save, tables)
     facts = NodeFacts(

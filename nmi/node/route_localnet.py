@@ -108,6 +108,7 @@ async def ensure_guard(iptables: str) -> bool:
     listed = await _filter(iptables, "-S")
     if listed.code == 0 and guarded(all_rules(listed.stdout)):
         return False
+    # First, because an earlier rule could accept the packets that the guard must drop.
     done = await _filter(iptables, "-I", "INPUT", "1", *GUARD)
     if done.not_permitted:
         raise StartError(f"{NOT_PERMITTED if listed.not_permitted else REFUSED} ({done.complaint})")

@@ -125,6 +125,7 @@ class RuleMaintenance:
         """
         pause = pause or self._sleep
         while True:
+            # A missing rule lets pods reach the node's own identities, so NMI does not wait for the interval.
             await pause(interval_seconds if self.problem() is None else min(interval_seconds, _RETRY_SECONDS))
             try:
                 await self.verify()
@@ -148,6 +149,7 @@ class RuleMaintenance:
         """Redirect no new connections by *rule*; existing ones continue. Waits for a held lock: set a deadline."""
         async with self._lock:
             if rule in self._problems:
+                # Before the write, so that readiness never shows a rule as in force that may be gone.
                 self._problems[rule] = "it has been withdrawn"
             await self._retry_while_locked(lambda: self._driver.detach(rule))
 

@@ -184,6 +184,7 @@ class IptablesRuleState(msgspec.Struct, frozen=True):
             return f"{top} is missing"
         if len(self.tops) > 1:
             return f"{top} is there more than once"
+        # A rule before it could accept or translate the packet first.
         position, text = self.tops[0]
         if text != rule.text:
             return f"{top} has conditions"

@@ -95,6 +95,7 @@ class GeneralLane:
         self._reader.feed(data)
         if self._task is None:
             self._advance()
+        # A peer that sends on during a held request must not fill NMI's memory.
         elif self._reader.waiting_bytes > self._server.policy.sizes.pipelined_bytes:
             self._stop_reading()
 

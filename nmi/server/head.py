@@ -51,10 +51,12 @@ def refuse_early(received: bytearray, sizes: Sizes, searched: int) -> Refusal | 
     """
     if _STRAY.search(received, max(0, searched - 1)):
         return bad("a bare CR or LF, or a NUL")
+    # A TLS handshake or another protocol never completes a head, so it need not wait for the deadline.
     if not b"A" <= received[:1] <= b"Z":
         return bad("no method")
     if len(received) >= sizes.head_bytes:
         return too_large("The head of the request is too large.", Limit.HEAD_BYTES)
+    # A target that is already too long is refused now, not after the whole head has been buffered.
     longest = METHOD_BYTES + 1 + sizes.target_bytes + 1 + VERSION_BYTES + len(CRLF)
     if len(received) > longest and received.find(CRLF, 0, longest) < 0:
         return too_large("The target of the request is too long.", Limit.TARGET_BYTES)
@@ -158,6 +160,7 @@ def _connection(fields: tuple[tuple[str, str], ...]) -> str:
 
 def _keeps_alive(connection: str, *, http_1_0: bool) -> bool:
     """Return whether the connection persists by the options in *connection* (RFC 9112 §9.3)."""
+    # The common case, without a split of the options.
     if not http_1_0 and "close" not in connection:
         return True
     options = [option.strip(" \t") for option in connection.split(",")]

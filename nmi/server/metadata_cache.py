@@ -99,6 +99,7 @@ class MetadataCache:
         self, charged: str, request: Request, destination: Destination, stream: Stream
     ) -> PlainResponse | StreamedResponse | Refusal:
         """Return the cached response, or IMDS's response; see `Forwarder`."""
+        # The normal form, so that spellings of one path share their entry and cannot fill the cache.
         key = forwarded_target(destination) if self._ns and is_cacheable(request, destination) else None
         if key is None or isinstance(key, Refusal):
             return await self._proxy.forward(charged, request, destination, stream)

@@ -94,9 +94,11 @@ class Outcomes:
             kinds = kinds_of(refusal, call.path, self._policy.proxied_paths)
             if kinds:
                 self._ready.admit_kinds(self._index.unknown(call.peer) if record is None else record, kinds, refused)
+        # A pod may get the address soon, so the refusal lasts only as long as the failed lookup counts.
         elif record is None and refusal.unknown_seconds:
             record = self._index.unknown(call.peer)
             self._ready.admit_request(record, record.generation, request, refused, refusal.unknown_seconds)
+        # The generation of the decision: a change since then must end the refusal.
         elif record is not None and refusal.generation is not None:
             self._ready.admit_request(record, refusal.generation, request, refused)
 
@@ -148,6 +150,7 @@ def subject_of(call: Call, record: PodRecord | None) -> Subject:
 
 def header_refusal(request: Request, policy: ServerPolicy) -> Refusal | None:
     """Return the refusal of the fields that protect against request forgery through a server in the pod, or None."""
+    # The field shows that another client than the pod has caused the request.
     if request.values("x-forwarded-for") and not policy.allow_x_forwarded_for:
         return _FORWARDED
     return _TWICE if len(request.values("metadata")) > 1 else None

@@ -38,6 +38,7 @@ def parse_query(query: str) -> dict[str, str] | Refusal:
     except UnicodeDecodeError:
         return _refuse("The query is not UTF-8.")
     parameters = dict(decoded)
+    # Two readers may use different ones of two equal names, so a check of one could be bypassed.
     if len(parameters) < len(decoded):
         return _refuse("A query parameter is given more than once.")
     if _CONTROL.search(query):

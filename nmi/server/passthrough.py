@@ -207,6 +207,7 @@ class MetadataProxy:
             )
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             return _unavailable(f"IMDS used an unrequested content coding; check what listens at {self._base_url}")
+        # A response with a large announced length is refused before any of its bytes are read.
         length = response.content_length
         return _too_large() if length is not None and length > self._policy.proxy_body_bytes else None
 
@@ -245,6 +246,7 @@ def _sent(request: Request) -> dict[str, str]:
     """Return the forwarded fields without those that Connection names: they are for NMI (RFC 9110 §7.6.1)."""
     own = {option.strip(" \t").lower() for value in request.values("connection") for option in value.split(",")}
     headers = {name: _plain(value) for name in REQUEST_FIELDS if name not in own for value in request.values(name)[:1]}
+    # The pod's Accept-Encoding is not forwarded, and the pod may not understand a coding.
     headers["accept-encoding"] = "identity"
     return headers
 

@@ -103,6 +103,7 @@ class RequestReader:
             self._skipped = True
         if not received or (received == b"\r" and not self._skipped):
             return None
+        # From where the last search ended: single bytes must not cost a search of the whole head each.
         end = received.find(HEAD_END, max(0, self._searched - len(HEAD_END) + 1))
         if end < 0:
             refusal = refuse_early(received, self._sizes, self._searched)
@@ -113,6 +114,7 @@ class RequestReader:
         request = parse_head(self._raw_head, self._sizes)
         if isinstance(request, Refusal):
             return request
+        # Before any byte of the body is read, because the announced length decides.
         if request.length > self._sizes.body_bytes:
             return body_too_large()
         if request.chunked:

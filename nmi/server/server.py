@@ -147,6 +147,7 @@ class Server:
         self.stop_accepting()
         left = await self._emptied(seconds, silent_after=FIRST_BYTE_SECONDS)
         if left:
+            # With a 503 the clients repeat their requests.
             self.waiting.expire_all()
             left = await self._emptied(LAST_RESPONSE_SECONDS)
         if left:

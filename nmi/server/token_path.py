@@ -81,6 +81,7 @@ class TokenPath(TokenEndpoint):
         self._ready = ReadyResponses()
 
     def handle(self, call: Call, request: Request, destination: Destination) -> Outcome | Work:
+        # SDKs rely on this order: method, forwarded request, missing header, parameters.
         if request.method != "GET":
             return self._outcomes.refused(call, _NOT_GET, allow=_GET_ONLY)
         refusal = header_refusal(request, self._policy)
@@ -148,6 +149,7 @@ class HostPath(TokenEndpoint):
         outcomes = self._outcomes
         subject = Subject(call, pod="/".join(pod))
         issued = await self._token_service.issue_for(*pod, request)
+        # A process of the node must not get the node's own identities by the name of an exempt pod.
         if isinstance(issued, RawResponse):
             issued = _NO_NODE_TOKENS
         if isinstance(issued, Refusal):
@@ -162,6 +164,7 @@ class HostPath(TokenEndpoint):
 
 def _caller_refusal(origin: Origin, call: Call, request: Request) -> Refusal | None:
     """Return the refusal of a caller that is not a process of the node, or is a probe."""
+    # A redirected connection from the loopback address belongs to a pod that imitates the node.
     if call.peer != LOOPBACK or origin.original_destination() is not None:
         return _NOT_FROM_HOST
     return _PROBE if _is_probe(request) else None
@@ -186,6 +189,7 @@ def _pod_in(request: Request) -> tuple[str, str] | Refusal:
     namespaces, names = request.values("podns"), request.values("podname")
     if len(namespaces) != 1 or len(names) != 1:
         return _NO_POD
+    # Both become parts of a path of the API server.
     if _NAMESPACE.fullmatch(namespaces[0]) is None or _NAME.fullmatch(names[0]) is None:
         return _NO_NAME
     return namespaces[0], names[0]

@@ -136,8 +136,7 @@ class Assertions:
                     entry.outcome = await self._request(workload)
                 except AzureError as error:
                     entry.outcome = error.again()
-                # A failure is kept for a moment too, so that requests that waited for the lock do not repeat it one
-                # after the other.
+                # A failure is kept for a moment too, so that requests that wait for the lock do not all repeat it.
                 seconds = KEPT_SECONDS if isinstance(entry.outcome, Assertion) else FAILURE_SECONDS
                 entry.until = self._clock() + seconds
             if isinstance(entry.outcome, Assertion):
@@ -153,6 +152,7 @@ class Assertions:
                 f"created: create the pod again",
                 code="service_account_missing",
             )
+        # The API server then makes no assertion for a later pod of the same name.
         bound_to = {"apiVersion": "v1", "kind": "Pod", "name": workload.pod, "uid": workload.uid}
         try:
             token = await requested(

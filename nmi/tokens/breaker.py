@@ -87,6 +87,7 @@ class Breaker:
             self.refused += 1
             raise refusal
         admitted = Pass(self, account)
+        # One probe at a time: each further call could hold a permit for ten seconds, only to fail.
         if self._keeps_out(account):
             self._probe, self._probe_until = admitted, self._clock() + ATTEMPT_SECONDS
             log.info("probing IMDS with one call", extra={"pod": account})
@@ -101,8 +102,7 @@ class Breaker:
             wait = self._until - now
         elif self._probe is not None:
             wait = self._probe_until - now
-        # A pod whose probe has failed leaves the next one to other pods. If only this pod is blocked, no other one
-        # sends a probe.
+        # A pod whose probe has failed leaves the next one to other pods, unless it is the only blocked one.
         elif account == self._last_to_fail and self._only is None:
             wait = self._until + STEP_BACK_SECONDS - now
         else:
@@ -218,4 +218,5 @@ def is_failure(error: AzureError) -> bool:
     """Return whether *error* is a failure of the endpoint: no response to a complete attempt, or a 5xx."""
     if isinstance(error, Unreachable):
         return error.code == NO_RESPONSE_CODE
+    # A request that came back to NMI (by the redirect of Cilium) never reached IMDS.
     return error.status is not None and error.status >= 500 and not isinstance(error, CameBack)

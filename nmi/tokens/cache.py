@@ -91,8 +91,7 @@ class CachedToken:
         briefly = min(now + AGAIN_SECONDS, self.expires_at)
         if self.left(now) <= SOON_SECONDS:
             return briefly
-        # The refresh begins at refresh_at: a request that left the fast lane before it has ended would get the same
-        # token.
+        # The refresh begins at refresh_at: until it ends, a request that left the fast lane would get the same token.
         return max(min(self.refresh_at + RETRY_FLOOR_SECONDS, self.expires_at - SOON_SECONDS), briefly)
 
     def refresh_in(self, seconds: float, now: float) -> None:
@@ -158,6 +157,7 @@ class TokenCache:
             return None
         for sibling in self._keys.get(key.identity, ()):
             cached = self._tokens[sibling]
+            # The Secret's version is the only difference, so the token is of the same identity and audience.
             if sibling != key and sibling.lasting == key.lasting and cached.left(now) > 0.0:
                 return cached
         return None
@@ -216,6 +216,7 @@ class TokenCache:
         key = self.shared_key(key)
         self._table.put(key, cached, namespace)
         cached.key = key
+        # By identity, so that a pod with many audiences evicts tokens of its own identities only.
         siblings = self._keys.setdefault(key.identity, {})
         siblings[key] = None
         gone = (
@@ -260,6 +261,7 @@ class Refusals:
     def find(self, key: TokenKey, now: float, not_before: float) -> AzureError | None:
         """Return the refusal unless it is too old, or older than *not_before* (when the identity became usable)."""
         refused_at, error = self._refusals.view.get(key, (0.0, None))
+        # IMDS refuses an identity that it does not know yet, so an earlier refusal proves nothing.
         if error is None or now - refused_at >= self._seconds or refused_at < not_before:
             return None
         return error.again()

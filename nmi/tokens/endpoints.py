@@ -82,6 +82,7 @@ class SignInPolicy:
         """*cloud* is the cloud of the node. Raise ValueError for an invalid allowed endpoint."""
         self._authority = _own(cloud.authority)
         allowed = [_own(text) for text in allowed_endpoints]
+        # An exact set: a disguised adEndpoint must not receive a Secret or a pod's assertion.
         hosts = known_sign_in_hosts() | cloud.known_hosts
         self._allowed = frozenset((self._authority, *allowed, *(_own(f"https://{host}") for host in hosts)))
         self._allow_cross_namespace = allow_cross_namespace
@@ -128,6 +129,7 @@ class SignInPolicy:
         namespace = reference.namespace or own
         if not _NAME.fullmatch(namespace):
             raise _incomplete(name, f"names a Secret in namespace {quoted(namespace)}, which is not a valid name")
+        # Anyone who may write an AzureIdentity could otherwise use Secrets of all namespaces.
         if namespace != own and not self._allow_cross_namespace:
             raise PolicyError(
                 "This identity names a Secret of another namespace, which this node does not allow "

@@ -96,6 +96,7 @@ def new_session(
     return aiohttp.ClientSession(
         connector=connector or aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust or True),
         response_class=BoundedResponse,
+        # No sign-in may depend on a cookie from that of another identity.
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"},
         trust_env=False,

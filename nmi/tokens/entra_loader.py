@@ -30,6 +30,7 @@ class Loader:
         """Return the class Entra. The first call takes 0.2 s in a thread; concurrent calls wait for the same import."""
         async with self._lock:
             if self._class is None:
+                # The import would stop the event loop, and so the requests of all pods, for 0.2 s.
                 self._class = await asyncio.to_thread(_load)
         return self._class
 

@@ -90,6 +90,7 @@ class FairQueue(Generic[P]):
         """Queue *permit* for each of *pod_keys*, at least one."""
         for pod_key in pod_keys:
             self.join(permit, pod_key)
+        # A shared call counts once, and a call that every full queue rejected is not queued at all.
         self._waiting += bool(permit.queues)
 
     def join(self, permit: P, pod_key: str) -> None:
@@ -118,6 +119,7 @@ class FairQueue(Generic[P]):
 
     def advance(self) -> None:
         """Grant permits in order while the limits allow."""
+        # The order matters: `_may_start` of the governor sets a timer, which only a waiting pod needs.
         while (pod_key := self._next()) is not None and self._may_start():
             permit = next(iter(self._queues[pod_key]))
             self.dequeue(permit)
@@ -142,6 +144,7 @@ class FairQueue(Generic[P]):
         self._calls += 1
         self._served[pod_key] = self._calls
         self._served.move_to_end(pod_key)
+        # A forgotten pod counts as never served, which only brings its next call forward.
         if len(self._served) > SERVED_MAX:
             self._served.popitem(last=False)
 
@@ -160,6 +163,7 @@ class Permit:
 
     def grant(self, pod_key: str) -> bool:
         """Wake the waiter and charge *pod_key*. Return False if it was cancelled and has not run since."""
+        # A waiter that was cancelled has not left the queue until its task runs again.
         if self._granted is None or self._granted.done():
             return False
         self.pod_key = pod_key
@@ -180,6 +184,7 @@ class Permit:
 
     def leave(self, pod_key: str) -> None:
         """Wait no longer in the queue of *pod_key*, unless it is the only one."""
+        # A call without waiters may continue, and must stay in some queue to be granted.
         if pod_key in self.queues and len(self.queues) > 1:
             self._queue.leave(self, pod_key)
 

@@ -104,6 +104,7 @@ class FederatedSource:
     def check(self, identity: AzureIdentity) -> None:
         """Implement TokenSource.check."""
         check(self._policy, identity, enabled=self._enabled, exchanges=self._exchanges)
+        # Here too, so that a request is refused before its fetch if the node has no usable proxy.
         self._exchanges.of(identity)
 
     def key(self, identity: AzureIdentity, /) -> IdentityKey:
@@ -134,6 +135,7 @@ class FederatedSource:
         attempts: Attempts,
     ) -> SignInResult:
         async def request_assertion() -> Assertion:
+            # Assertions count in the same limit, so that no namespace uses up the calls to the API server.
             async with self._sign_ins.permit(workload.namespace, attempts.charged):
                 return await self._assertions[chosen].of(workload)
 

@@ -116,6 +116,7 @@ class Flight(FetchObserver):
     @override
     def retrying(self, error: AzureError) -> None:
         """Implement FetchObserver.retrying."""
+        # A copy: an exception that several requests raise would collect the traceback of each.
         self._last_error = error.again()
 
     @override
@@ -132,6 +133,7 @@ class Flight(FetchObserver):
         try:
             yield
         except AzureError:
+            # A fetch may sign in to several tenants, and must end only when none is on its way.
             if self._sending == 1 and not self._continues():
                 self._cancel()
             raise
@@ -265,6 +267,7 @@ class Flights:
             return True
         ((largest, most),) = drifting.most_common(1)
         of_largest = (flight for flight in self._flights.values() if flight.drifting and flight.namespace == largest)
+        # A pod waits for the token of a flight with waiters, so only one without waiters may end.
         unwanted = next((flight for flight in of_largest if not flight.waiters), None)
         # With equal numbers two namespaces would end each other's flights.
         if unwanted is None or drifting[namespace] + 1 >= most:

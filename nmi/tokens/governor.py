@@ -116,9 +116,11 @@ class Governor(FairQueue["CallPermit"]):
 
         Waiters with an earlier deadline fail.
         """
+        # A wrong Retry-After of IMDS must not stop the tokens of the node for hours.
         until = self._clock() + min(seconds, PAUSE_MAX_SECONDS)
         self._paused_until = max(self._paused_until, until)
         for permit in self._queued_permits():
+            # These waiters would only time out during the pause; the error states when the next attempt can succeed.
             if self.pause_left > permit.patience:
                 permit.fail(self._busy(permit))
 
@@ -174,6 +176,7 @@ class Governor(FairQueue["CallPermit"]):
     @override
     def join(self, permit: "CallPermit", pod_key: str) -> None:
         """Add *permit* to the queue of *pod_key* unless it is full."""
+        # One pod must not fill the queue in total, whose last permits are for the others.
         if len(self._queues.get(pod_key, ())) < self._waiters_per_pod:
             super().join(permit, pod_key)
 

@@ -63,6 +63,7 @@ class ApplicationCredentials:
 
     def record(self, identity: AzureIdentity, resource: str) -> None:
         """Record a fetched token of *identity* for *resource*, if it can be an application's credential."""
+        # Entra ID refuses tokens of type 3 as an application's credential (AADSTS700231).
         if identity.spec.type != IdentityType.USER_ASSIGNED or not resource.lower().startswith(AUDIENCE_START):
             return
         name = "/".join(identity.key)

@@ -70,6 +70,7 @@ class NotBoundError(Refused):
 
 def missing_step(error: Refused) -> MissingStep:
     """Return the step that is missing after the proxy's refusal *error*."""
+    # First: a response of the API server has a status too, which states nothing about the proxy.
     if error.code == API_SERVER_CODE:
         return MissingStep.ADDRESS
     if error.code in NOT_BOUND or error.status == 404 or _BINDING.search(error.message):

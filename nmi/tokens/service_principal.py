@@ -65,8 +65,10 @@ class Signer:
             "audiences": list(audiences),
             "adfs": application.tenants[0].lower() == ADFS,
         }
+        # The author of one expensive certificate must not take all signing processes.
         async with self._limiter.acquire(application.namespace, charged):
             try:
+                # -I ignores the environment and the working directory, which could provide other modules.
                 finished = await run(
                     [sys.executable, "-I", str(PROGRAM)], given=json.dumps(request), seconds=SIGNER_SECONDS
                 )

@@ -102,8 +102,7 @@ class SignIns:
         async with self.permit(namespace, attempts.charged):
             sent = self.clock()
             try:
-                # A sign-in that was sent completes, because its token is cached also if no request waits for it any
-                # more.
+                # A sign-in that was sent completes: its token is cached, also if no request waits for it any more.
                 with attempts.observer.sending():
                     result = await entra.token(sign_in)
             except AzureError as error:
@@ -142,7 +141,9 @@ class SignIns:
                 pause = next(pauses, None)
                 if pause is None or not retriable(error):
                     raise
+                # The jitter keeps the nodes of a cluster from repeating their requests at the same time.
                 pause = max(pause * (0.9 + 0.2 * self._random()), error.retry_after or 0.0)
+                # The wait for an attempt that cannot end in time would only delay the error.
                 if self.clock() + pause >= attempts.until:
                     raise
                 attempts.observer.retrying(error)

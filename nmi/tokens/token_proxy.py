@@ -138,8 +138,10 @@ class TokenProxy:
             return
         with self._file.open("rb") as file:
             version = _version_of(file.fileno())
+            # A new context opens new connections, so it is created only for a new content.
             if version == self._version:
                 return
+            # One byte more than allowed shows that the file is too large without reading it all.
             content = file.read(CA_BYTES_MAX + 1)
         if len(content) > CA_BYTES_MAX:
             raise ValueError(f"more than {CA_BYTES_MAX} bytes")
@@ -184,6 +186,7 @@ class Exchanges(msgspec.Struct, frozen=True):
                 f"identityBindings, or remove it",
             )
         chosen = Exchange(text) if text else self.default
+        # The annotation's author would choose which audience and which server a pod's assertion is for.
         if chosen is not self.default and not self.by_annotation:
             raise PolicyError(
                 "This identity's AzureIdentity chooses an exchange that this node does not allow "

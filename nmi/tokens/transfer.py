@@ -63,6 +63,7 @@ def passed_tokens(cache: TokenCache, object_ids: ObjectIds, now: float) -> Itera
             object_ids.view.get(key.client_id, ""),
             cached.correlation,
         )
+        # The successor would refuse it by the same rule.
         if is_valid(passed):
             yield passed
 
@@ -73,6 +74,7 @@ def packets_of(tokens: Iterable[PassedToken]) -> Iterator[bytes]:
     size = 0
     for token in tokens:
         encoded = _encoder.encode(token)
+        # The successor fetches this token itself, so the handover need not fail for it.
         if len(encoded) + _HEADER_BYTES > PACKET_MAX:
             continue
         if size + len(encoded) + _HEADER_BYTES > PACKET_MAX:
@@ -107,6 +109,7 @@ def is_valid(passed: PassedToken) -> bool:
         key.type in _TYPES
         and _are_short(*key[1:], passed.object_id, passed.correlation)
         and 1 <= len(passed.tokens) <= TENANTS_MAX
+        # SDKs treat a token with less remaining time as expired, so the successor fetches its own.
         and SOON_SECONDS < passed.expires_in <= LIFETIME_MAX_SECONDS
         and math.isfinite(passed.refresh_in)
         and all(_belongs_to(token, key.client_id.strip()) for token in passed.tokens)

@@ -83,6 +83,7 @@ class UserAssignedSource:
     def key(self, identity: AzureIdentity, /) -> IdentityKey:
         """Implement TokenSource.key: the id that IMDS gets, and the client id, which the response is compared with."""
         client_id, resource_id = identity.spec.client_id.strip(), identity.spec.resource_id.strip()
+        # IMDS does not get the resource id then, so its spelling must not give an identity two tokens.
         if client_id and not self._by_resource_id:
             resource_id = ""
         if resource_id.isascii():  # the lower case of the Kelvin sign is k, which is another letter for Azure
@@ -112,6 +113,7 @@ class UserAssignedSource:
         )
         claims = decode_claims(response.access_token)
         actual = response.client_id or claims.client_id
+        # The author may have written another identity's client id and the resource id of an own identity.
         if client_id and actual and actual.lower() != client_id.lower():
             raise OtherIdentityError(
                 f"the AzureIdentity names client id {redacted(client_id)}, but IMDS returned a token of client id "
