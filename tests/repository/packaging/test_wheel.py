@@ -189,7 +189,7 @@ def test_a_program_without_its_extra_names_it_in_one_line(install: Install, prog
     (scripts,) = python.parents[1].glob("lib/python3*/site-packages/aad_pod_identity*.dist-info/entry_points.txt")
     (target,) = re.findall(rf"^{program} = (\S+)$", scripts.read_text(), re.MULTILINE)
     module, function = target.split(":")
-    code = f"import sys; from {module} import {function} as run; sys.exit(run(sys.argv[1:]))"
+    code = f"import sys; from {module} import {function} as run; sys.exit(run())"
     flags = {"nmi": ["--node=n", "--redirect=none"], "podidctl": ["doctor"], "kubectl-podidentity": ["doctor"]}
     done = run(python, tmp_path, code, *flags.get(program, []), MIC_POD_NAMESPACE="default")
     (line,) = done.stderr.splitlines()
