@@ -63,6 +63,14 @@ def _add_up(app: typer.Typer, context: CliContext) -> None:
         operation_seconds: Annotated[
             float, typer.Option(min=0, help="Seconds that Resource Manager needs to change a VM.")
         ] = 2.0,
+        federated: Annotated[
+            bool,
+            typer.Option(
+                "--federated",
+                help="NMI serves identities of type 3; create one with the name and selector federated, which trusts "
+                "the service account federated in the namespace default.",
+            ),
+        ] = False,
         identity_bindings: Annotated[
             bool,
             typer.Option(
@@ -107,9 +115,12 @@ def _add_up(app: typer.Typer, context: CliContext) -> None:
             raise typer.BadParameter(
                 "--chart-values excludes --identity-bindings: set federated.exchange in the values"
             )
-        if chart_values is not None and (identity or service_principal):
+        if federated and identity_bindings:
+            raise typer.BadParameter("--federated excludes --identity-bindings: an identity has one form of trust")
+        if chart_values is not None and (identity or service_principal or federated):
             raise typer.BadParameter(
-                "--chart-values excludes --identity and --service-principal, because the chart installs their kinds"
+                "--chart-values excludes --identity, --service-principal and --federated, because the chart installs "
+                "their kinds"
             )
         code = sandbox_runner.up(
             context.environ,
@@ -118,6 +129,7 @@ def _add_up(app: typer.Typer, context: CliContext) -> None:
             loopback=loopback,
             scale_set=scale_set,
             operation_seconds=operation_seconds,
+            federated=federated,
             identity_bindings=identity_bindings,
             chart_values=chart_values,
             identities=identity or (),

@@ -19,7 +19,7 @@ from podidctl.commands.connection import ClusterSettings, connect
 from podidctl.report.text import print_error, print_line
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError, NotFound
-from podidentity.resources import PODS
+from podidentity.resources import PODS, IdentityType
 from podidentity_sandbox import fault_control
 from podidentity_sandbox.azure import CERTIFICATES, DEMO_CLIENT_ID
 from podidentity_sandbox.cluster import DEMO
@@ -32,7 +32,14 @@ from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
 from podidentity_sandbox.processes import ProgramError
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import CHART_VALUES, TRUST_VARIABLES, Settings, given_identities
+from podidentity_sandbox.settings import (
+    BINDING_FLAGS,
+    CHART_VALUES,
+    FEDERATED_FLAGS,
+    TRUST_VARIABLES,
+    Settings,
+    given_identities,
+)
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
 FAILURES = (
@@ -55,6 +62,7 @@ def up(
     loopback: bool,
     scale_set: bool,
     operation_seconds: float,
+    federated: bool,
     identity_bindings: bool,
     chart_values: Path | None,
     identities: Sequence[str],
@@ -66,7 +74,7 @@ def up(
     *identities* and *principals* are `NAME` or `NAME=SELECTOR`. Raise typer.BadParameter for an unusable one.
     """
     try:
-        given = given_identities(identities, principals)
+        given = given_identities(identities, principals, federated=federated)
     except StartError as error:
         raise typer.BadParameter(str(error)) from error
     settings = Settings(
@@ -76,7 +84,7 @@ def up(
         namespaces=False if loopback else None,
         operation_seconds=operation_seconds,
         daemon_pods=True,
-        identity_bindings=identity_bindings,
+        federated_flags=BINDING_FLAGS if identity_bindings else FEDERATED_FLAGS if federated else (),
         identities=given,
         system_assigned=system_assigned,
         environment=environment,
@@ -244,15 +252,18 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
         lines.append(
             f"# {reason}: no nat rule; pods are loopback addresses and ask NMI at {sandbox.metadata_url(node)}"
         )
-    for created in sandbox.identities:
-        kind = "service principal" if created.given.principal else "identity"
-        label = f"aadpodidbinding={created.given.selector}"
-        lines.append(f"# {kind} {created.given.name}, client id {created.client_id}: for pods with the label {label}")
+    kinds = {IdentityType.SECRET: "service principal", IdentityType.FEDERATED: "federated identity"}
+    for given, client_id in sandbox.identities.items():
+        account = f" and the service account {given.name}" if given.type == IdentityType.FEDERATED else ""
+        lines.append(
+            f"# {kinds.get(given.type, 'identity')} {given.name}, client id {client_id}: "
+            f"for pods with the label aadpodidbinding={given.selector}{account}"
+        )
     if sandbox.settings.system_assigned:
         lines.append("# each VM or scale set has a system-assigned identity, which an AzurePodIdentityException uses")
     if chart_values is not None:
         lines.append(f"# MIC and NMI do not run yet; the chart values: {chart_values}")
-    if sandbox.settings.identity_bindings:
+    if sandbox.settings.federated_flags == BINDING_FLAGS:
         lines.append(f"# identity binding of client id {DEMO_CLIENT_ID}; token proxy {azure.token_proxy.proxy_url}")
     with_azure = shlex.join(["podidctl", "plan", "--cloudconfig", str(sandbox.files.cloud_config)])
     lines.append(f"# try: {with_azure}; podidctl doctor; podidctl sandbox fault imds=500")

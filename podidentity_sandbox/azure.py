@@ -17,14 +17,7 @@ from podidentity_sandbox.certificates import LOOPBACK, Authority
 from podidentity_sandbox.directory import Directory, ManagedIdentity, ServicePrincipal
 from podidentity_sandbox.imds import Imds, ImdsVm
 from podidentity_sandbox.network import Network
-from podidentity_sandbox.public_names import (
-    AAD_NAMES,
-    ARM_NAMES,
-    DNS_PORT,
-    HTTPS_PORT,
-    NameServer,
-    PublicNames,
-)
+from podidentity_sandbox.public_names import AAD_NAMES, ARM_NAMES, DNS_PORT, HTTPS_PORT, NameServer, PublicNames
 from podidentity_sandbox.token_proxy import TokenProxy
 from podidentity_sandbox.tokens import TokenMint
 

@@ -1,26 +1,19 @@
-"""Creation of the identities that an operator names: in Azure, and as AzureIdentity, AzureIdentityBinding and Secret.
+"""Creation of the identities that an operator names: in Azure, and as AzureIdentity, AzureIdentityBinding and Secret or
+ServiceAccount.
 
 The objects are in the namespace `default`. Pods with the label `aadpodidbinding: SELECTOR` get the identity.
 """
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from podidentity.exits import StartError
 from podidentity.kube.errors import AlreadyExists
+from podidentity.resources import IdentityType
 from podidentity_sandbox.azure import USUAL_ROLES, AzureEmulator, identity_id
 from podidentity_sandbox.cluster import Cluster, CreatedObjects
 from podidentity_sandbox.settings import NAMESPACE, GivenIdentity
-
-
-@dataclass(frozen=True, slots=True)
-class CreatedIdentity:
-    """A created identity, for the operator."""
-
-    given: GivenIdentity
-    client_id: str
 
 
 class IdentityObjects:
@@ -30,12 +23,13 @@ class IdentityObjects:
         self._azure = azure
         self._given = given
         self.objects = CreatedObjects(cluster)
-        self.created: list[CreatedIdentity] = []
+        self.client_ids: dict[GivenIdentity, str] = {}
+        """Those of the created identities."""
 
     async def create(self) -> None:
         """Create the identities and their objects. Raise StartError for an object that exists, or ApiError."""
         for given in self._given:
-            client_id, spec, secret = self._in_azure(given)
+            self.client_ids[given], spec, secret = self._in_azure(given)
             for document in _documents(given, spec, secret):
                 try:
                     await self.objects.create(document)
@@ -43,16 +37,16 @@ class IdentityObjects:
                     raise StartError(
                         f"{document['kind']} {NAMESPACE}/{given.name} exists; use another name or delete it"
                     ) from error
-            self.created.append(CreatedIdentity(given, client_id))
 
     def _in_azure(self, given: GivenIdentity) -> tuple[str, dict[str, Any], str]:
         """Create the identity in Azure. Return its client id, the spec of its AzureIdentity, and a secret or ""."""
         directory = self._azure.directory
-        if not given.principal:
+        if given.type != IdentityType.SECRET:
             identity = directory.add_identity(identity_id(given.name))
             directory.grant(identity.object_id, *USUAL_ROLES)
-            spec: dict[str, Any] = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
-            return identity.client_id, spec, ""
+            spec: dict[str, Any] = {"type": int(given.type), "clientID": identity.client_id}
+            where = {"tenantID": directory.tenant_id} if given.type else {"resourceID": identity.resource_id}
+            return identity.client_id, spec | where, ""
         principal = directory.add_principal()
         directory.grant(principal.object_id, *USUAL_ROLES)
         reference = {"name": given.name, "namespace": NAMESPACE}
@@ -66,6 +60,8 @@ def _documents(given: GivenIdentity, spec: Mapping[str, Any], secret: str) -> It
     if secret:
         data = {"clientSecret": base64.b64encode(secret.encode()).decode()}
         yield {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
+    if given.type == IdentityType.FEDERATED:
+        yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
     version = "aadpodidentity.k8s.io/v1"
     yield {"apiVersion": version, "kind": "AzureIdentity", "metadata": metadata, "spec": spec}
     binding = {"azureIdentity": given.name, "selector": given.selector}

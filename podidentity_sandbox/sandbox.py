@@ -9,13 +9,14 @@ import contextlib
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from podidentity.azure.federation import DIRECT_AUDIENCE
 from podidentity.exits import StartError
+from podidentity.resources import IdentityType
 from podidentity_sandbox import fault_control, federation
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, AzureEmulator, AzureFiles
 from podidentity_sandbox.certificates import Authority
@@ -26,7 +27,7 @@ from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.fault_control import SOCKET_NAME, FaultControl, Service
 from podidentity_sandbox.folders import new_folder
-from podidentity_sandbox.identity_objects import CreatedIdentity, IdentityObjects
+from podidentity_sandbox.identity_objects import IdentityObjects
 from podidentity_sandbox.kubelet import PodObserver
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Network
 from podidentity_sandbox.network_choice import NetworkChoice, choose_network
@@ -39,6 +40,7 @@ from podidentity_sandbox.settings import (
     NMI_PORT,
     NMI_PROBE_PORT,
     SCALE_SET,
+    GivenIdentity,
     Settings,
 )
 from podidentity_sandbox.tokens import TokenMint
@@ -74,8 +76,8 @@ class Sandbox:
         self.nmis: dict[str, NodeProgram] = {}
         self.contexts: dict[str, ExecutionContext] = {}
         self._on_pod_running = on_pod_running
-        self.identities: Sequence[CreatedIdentity] = ()
-        """The identities of the settings, with their ids."""
+        self.identities: Mapping[GivenIdentity, str] = {}
+        """The identities of the settings, with their client ids."""
         self._started = contextlib.AsyncExitStack()
         """What `stop` ends, the last one first."""
         self._restarts: dict[str, Restarts] = {}
@@ -148,15 +150,18 @@ class Sandbox:
             pod_environment={node: self.commands.pod_environment(self._ports[node]) for node in self.node_names},
         )
         self.azure.token_proxy.client = self.cluster.client
-        if self.settings.identity_bindings:
+        if self.settings.federated_flags == BINDING_FLAGS:
             self.azure.token_proxy.bind(DEMO_CLIENT_ID)
         identities = IdentityObjects(self.azure, self.cluster, self.settings.identities)
         ending(identities.objects.remove)
         await identities.create()
-        self.identities = identities.created
+        self.identities = identities.client_ids
+        for given, client_id in self.identities.items():
+            if given.type == IdentityType.FEDERATED:
+                await self.trust(given.name, client_id=client_id)
         self.commands.kubeconfigs = dict.fromkeys(ACCOUNTS, self.cluster.kubeconfig)
         if self.settings.programs and self.settings.daemon_pods:
-            accounts = DaemonAccounts(self.cluster, tokens=self.settings.identity_bindings)
+            accounts = DaemonAccounts(self.cluster, tokens=bool(self.settings.federated_flags))
             ending(accounts.objects.remove)
             await accounts.create()
             self.commands.kubeconfigs = await accounts.write_kubeconfigs(self.folder)
@@ -278,13 +283,14 @@ class Sandbox:
         )
 
     def _describe_nmi(self, node: str) -> DaemonPod:
-        bindings = BINDING_FLAGS if self.settings.identity_bindings else ()
         return DaemonPod(
             name=f"nmi-{node}",
             program="nmi",
             node=node,
             address=self.contexts[node].address,
-            flags=self.commands.nmi_flags(node, self._ports[node], [*bindings, *self.settings.nmi_flags]),
+            flags=self.commands.nmi_flags(
+                node, self._ports[node], [*self.settings.federated_flags, *self.settings.nmi_flags]
+            ),
             environment=self.commands.nmi_environment(),
             log=self.folder / f"nmi-{node}.log",
             is_ready=lambda: self.network.call_on_node(node, lambda: is_active(self._ports[node].probes)),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from podidentity.exits import StartError
+from podidentity.resources import IdentityType
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, RESOURCE_GROUP, SUBSCRIPTION
 
 NAMESPACE: Final = "default"
@@ -32,15 +33,16 @@ CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
 """The chart values for the sandbox's cloud and for the identity of `helm test`. The kubelet here pulls no image."""
 # The inherited variables: enough to find programs and Python's modules, no settings.
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
-
 TRUST_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 """The variables that name the file of trusted CA certificates to OpenSSL and Go, requests, curl and Node.js."""
 USUAL_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-
-BINDING_FLAGS: Final = ("--federated-identities", "--federated-exchange=identityBindings")
+FEDERATED_FLAGS: Final = ("--federated-identities",)
+"""NMI's flags for identities of type 3 and federated credentials."""
+BINDING_FLAGS: Final = (*FEDERATED_FLAGS, "--federated-exchange=identityBindings")
 """NMI's flags for AKS identity bindings."""
-
+FEDERATED: Final = "federated"
+"""Name and selector of the federated identity, and name of the service account that it trusts."""
 
 IDENTITIES_MAX: Final = 50
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -49,11 +51,11 @@ _SELECTOR: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class GivenIdentity:
-    """One identity: a user-assigned one, or with *principal* a service principal with a secret (type 1)."""
+    """One identity; of type SECRET it is a service principal."""
 
     name: str
     selector: str
-    principal: bool = False
+    type: IdentityType = IdentityType.USER_ASSIGNED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +85,8 @@ class Settings:
     """The duration of ARM's operations on a VM."""
     lag_seconds: float = 0.0
     """The delay until IMDS knows an identity that ARM has attached."""
-    identity_bindings: bool = False
-    """Whether NMI uses AKS identity bindings, with flags, permissions and a binding of the demo's identity."""
+    federated_flags: Sequence[str] = ()
+    """FEDERATED_FLAGS, or BINDING_FLAGS with a binding of the demo's identity; NMI has the permissions for them."""
     identities: Sequence[GivenIdentity] = ()
     """Identities that the sandbox creates in Azure and in the cluster."""
     system_assigned: bool = False
@@ -95,11 +97,14 @@ class Settings:
     """This process's environment. The programs inherit the variables in INHERITED."""
 
 
-def given_identities(identities: Iterable[str], principals: Iterable[str]) -> tuple[GivenIdentity, ...]:
-    """Return the identities that `NAME[=SELECTOR]` texts describe. Raise StartError."""
+def given_identities(
+    identities: Iterable[str], principals: Iterable[str], *, federated: bool = False
+) -> tuple[GivenIdentity, ...]:
+    """Return the identities that `NAME[=SELECTOR]` texts describe, and the federated one. Raise StartError."""
     given: dict[str, GivenIdentity] = {}
-    texts = [*((text, False) for text in identities), *((text, True) for text in principals)]
-    for text, principal in texts:
+    kinds = {IdentityType.USER_ASSIGNED: identities, IdentityType.SECRET: principals}
+    kinds[IdentityType.FEDERATED] = [FEDERATED] if federated else ()
+    for kind, text in ((kind, text) for kind, texts in kinds.items() for text in texts):
         name, equals, selector = text.partition("=")
         if not _NAME.fullmatch(name) or (equals and not _SELECTOR.fullmatch(selector)):
             raise StartError(
@@ -110,7 +115,7 @@ def given_identities(identities: Iterable[str], principals: Iterable[str]) -> tu
             raise StartError(f"the identity {DEMO_IDENTITY!r} belongs to the demo; use another name")
         if name in given:
             raise StartError(f"the identity {name!r} is named twice; use a different name for each identity")
-        given[name] = GivenIdentity(name, selector or name, principal)
+        given[name] = GivenIdentity(name, selector or name, kind)
     if len(given) > IDENTITIES_MAX:
         raise StartError(f"{len(given)} identities are named; name at most {IDENTITIES_MAX}")
     return tuple(given.values())

@@ -3,6 +3,7 @@
 import pytest
 
 from podidentity.exits import StartError
+from podidentity.resources import IdentityType
 from podidentity_sandbox.settings import IDENTITIES_MAX, GivenIdentity, given_identities
 
 
@@ -10,8 +11,8 @@ def test_the_selector_is_the_name_unless_another_one_is_given() -> None:
     assert given_identities(["blue", "green=app"], ["robot=app", "r2-d2"]) == (
         GivenIdentity("blue", "blue"),
         GivenIdentity("green", "app"),
-        GivenIdentity("robot", "app", principal=True),
-        GivenIdentity("r2-d2", "r2-d2", principal=True),
+        GivenIdentity("robot", "app", IdentityType.SECRET),
+        GivenIdentity("r2-d2", "r2-d2", IdentityType.SECRET),
     )
 
 
@@ -36,6 +37,9 @@ def test_the_name_of_the_demos_identity_is_refused_and_its_selector_is_not() -> 
 def test_a_name_may_be_given_once_a_selector_often_and_the_number_is_bounded() -> None:
     with pytest.raises(StartError, match="named twice"):
         given_identities(["one"], ["one=other"])
+    with pytest.raises(StartError, match="named twice"):
+        given_identities(["federated"], (), federated=True)
+    assert given_identities(["federated"], ()) == (GivenIdentity("federated", "federated"),)
     assert len(given_identities(["one=app"], ["two=app"])) == 2
 
     names = [f"n{number}" for number in range(IDENTITIES_MAX + 1)]

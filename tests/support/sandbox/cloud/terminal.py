@@ -1,6 +1,7 @@
 """`podidctl sandbox up` in one terminal, and the commands in another one."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from tests.support.waiting import until_sync
 
 PODIDCTL = [sys.executable, "-m", "podidctl"]
 SECONDS = 60.0
+CURL = re.compile(r"^ *(curl --interface .*)$", re.MULTILINE)
+"""The request that the sandbox prints for a pod."""
 Kubectl = Callable[..., tuple[int, str]]
 """A function of an environment and the arguments of kubectl: returns the exit code and the output."""
 

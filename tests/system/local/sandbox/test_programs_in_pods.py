@@ -87,7 +87,7 @@ async def test_the_program_reaches_arm_as_the_identity_of_the_pod(
     assert await run_in_pod(served, monkeypatch, sys.executable, "-c", PROGRAM) == 0
     (subscription,) = json.loads(capfd.readouterr().out)
     assert subscription == served.vm_id("node-0").split("/")[2]
-    blue = served.azure.directory.managed(served.identities[0].client_id)
+    blue = served.azure.directory.managed(next(iter(served.identities.values())))
     assert blue is not None
     callers = {call.caller for call in served.azure.arm.calls if call.path == "/subscriptions"}
     assert callers == {blue.object_id}
@@ -146,9 +146,7 @@ async def test_this_machines_own_name_servers_stay_as_they_are(served: Sandbox, 
 async def test_a_service_principal_signs_in_with_its_secret(served: Sandbox) -> None:
     context = await run_pod(served, "robot", {"aadpodidbinding": "robot"})
     response = await ask(served, context)
-    (client_id,) = [
-        served_identity.client_id for served_identity in served.identities if served_identity.given.name == "robot"
-    ]
+    (client_id,) = [client_id for given, client_id in served.identities.items() if given.name == "robot"]
     assert (response.status, response.claims["appid"]) == (200, client_id), response.text
     assert served.azure.aad.calls[-1].proof == "secret"
 

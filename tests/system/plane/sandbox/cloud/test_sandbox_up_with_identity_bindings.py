@@ -10,13 +10,12 @@ import pytest
 import yaml
 
 from tests.support.checkout import ROOT
-from tests.support.sandbox.cloud.terminal import Kubectl, podidctl, run, sandbox_up
+from tests.support.sandbox.cloud.terminal import CURL, Kubectl, podidctl, run, sandbox_up
 from tests.support.waiting import until_sync
 
 pytestmark = pytest.mark.programs
 
 PAGE = ROOT / "docs" / "sandbox.md"
-CURL = re.compile(r"^ *(curl --interface .*)$", re.MULTILINE)
 
 
 @pytest.fixture
