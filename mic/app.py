@@ -40,7 +40,7 @@ from mic.startup.cloud_config import (
 )
 from mic.startup.first_read import few_full_collections
 from mic.startup.policy import policy_of
-from mic.startup.settings import Settings
+from mic.startup.settings import MicSettings
 from mic.startup.startup_taint import StartupTaint
 from mic.startup.type_upgrade import TypeUpgrade, UpgradeRecord
 from podidentity.azure.ca_bundle import CaBundle
@@ -88,7 +88,7 @@ class StopRequested(Exception):  # noqa: N818  unwinds the task group after an o
     """SIGTERM or SIGINT was received."""
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: MicSettings) -> None:
     """Run until SIGTERM or SIGINT. Raises StartError, and LeadershipLost in an exception group."""
     configure(settings.log_format, settings.verbosity)
     if settings.verbosity < LIBRARIES_VERBOSE:
@@ -124,7 +124,7 @@ async def run(settings: Settings) -> None:
         await credential.close()
 
 
-def _azure(settings: Settings) -> tuple[CloudConfig, Cloud, RotatingCredential, CaBundle | None]:
+def _azure(settings: MicSettings) -> tuple[CloudConfig, Cloud, RotatingCredential, CaBundle | None]:
     config = read(settings.cloud_config, settings.environment)
     cloud = cloud_of(config, settings.azure_environment_file)
     bundle = ca_bundle(settings.ca_bundle)
@@ -138,7 +138,7 @@ class MicApp:
     def __init__(
         self,
         *,
-        settings: Settings,
+        settings: MicSettings,
         config: CloudConfig,
         cloud: Cloud,
         credential: RotatingCredential,

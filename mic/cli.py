@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from mic.startup.setting_table import PlanOutput
-from mic.startup.settings import Settings, parse
+from mic.startup.settings import MicSettings, parse
 from podidentity.exits import StartError, ended, written_output
 from podidentity.kube.errors import LeadershipLost
 from podidentity.late_ca_certificates import import_aiohttp
@@ -77,7 +77,7 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-def _plan(settings: Settings) -> int:
+def _plan(settings: MicSettings) -> int:
     """Print the changes that MIC would make. Raise StartError, after printing, if Azure did not respond for every
     host."""
     from mic.preview.survey import survey  # noqa: PLC0415  not for a MIC that runs

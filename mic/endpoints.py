@@ -15,7 +15,7 @@ from mic.cluster.view import ClusterView
 from mic.metrics import MicMetrics
 from mic.reconciliation.controller import Controller
 from mic.reconciliation.host_reconciler import HostReconciler
-from mic.startup.settings import Settings
+from mic.startup.settings import MicSettings
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.informer import SILENCE_SECONDS
@@ -51,7 +51,7 @@ class Endpoints:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: MicSettings,
         registry: CollectorRegistry,
         metrics: MicMetrics,
         *,

@@ -36,7 +36,7 @@ from nmi.node_labels import NodeLabels
 from nmi.pod_events import PodEvents
 from nmi.server.decisions import Decisions
 from nmi.service import NodeService, Serving, is_in_use
-from nmi.settings import FORMER_FLAGS, Settings
+from nmi.settings import FORMER_FLAGS, NmiSettings
 from nmi.shutdown import Shutdown, Stopped
 from nmi.status import Status
 from nmi.tokens.broker import TokenBroker
@@ -65,7 +65,7 @@ COMPONENT: Final = "aad-pod-identity-nmi"
 """The source of NMI's Events."""
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: NmiSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError if a change outside of NMI is needed first."""
     logs.configure(settings.log_format, settings.verbosity)
     stop = asyncio.Event()
@@ -90,7 +90,7 @@ async def run(settings: Settings) -> None:
 class App:
     """One NMI, from its start to its end."""
 
-    def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
+    def __init__(self, settings: NmiSettings, stack: AsyncExitStack) -> None:
         """Prepare the parts. *stack* is the caller's; it closes the opened objects in reverse order."""
         self._settings = settings
         self._stack = stack
@@ -277,7 +277,7 @@ class App:
         return self._broker.receive_tokens(packets) if self._broker is not None else (0, 0)
 
 
-def _node_address(settings: Settings) -> str | None:
+def _node_address(settings: NmiSettings) -> str | None:
     """Return the node's own address; None if it is unknown, or the target `loopback` is required."""
     if settings.redirect_target is RedirectTarget.LOOPBACK:
         return None

@@ -25,7 +25,7 @@ from nmi.server.metadata_cache import MetadataCache
 from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.server import Server
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from nmi.token_service import TokenService
 from nmi.tokens.assertions import Assertions
 from nmi.tokens.broker import TokenBroker
@@ -86,7 +86,7 @@ class TokenServerAssembly:
     """
 
     def __init__(
-        self, settings: Settings, stack: AsyncExitStack, registry: CollectorRegistry, tasks: asyncio.TaskGroup
+        self, settings: NmiSettings, stack: AsyncExitStack, registry: CollectorRegistry, tasks: asyncio.TaskGroup
     ) -> None:
         self._settings = settings
         self._stack = stack

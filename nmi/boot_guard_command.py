@@ -14,7 +14,7 @@ from nmi.node import boot_guard
 from nmi.node.host_routing import LABEL, HostRouting, by_kubelet, by_labels
 from nmi.node.traffic_redirect import redirect_spec
 from nmi.node_labels import NodeLabels
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidentity.exits import StartError
 from podidentity.kube.access import ClusterAccess, find
 from podidentity.kube.client import Client
@@ -25,7 +25,7 @@ from podidentity.telemetry import logs
 from podidentity.telemetry.log_limit import LogLimit
 
 
-async def run(settings: Settings) -> str:
+async def run(settings: NmiSettings) -> str:
     """Return one line with what was done. Raises StartError.
 
     Where neither the kubelet's flags nor a request of limited time show the labels of the node, it waits for the API
@@ -59,7 +59,7 @@ async def _unless_ended(routing: Coroutine[None, None, HostRouting]) -> HostRout
         ) from None
 
 
-async def _host_routing(settings: Settings) -> HostRouting:
+async def _host_routing(settings: NmiSettings) -> HostRouting:
     local = await asyncio.to_thread(by_kubelet, settings.kubelet_config)
     if local is HostRouting.EBPF:
         return local
@@ -85,7 +85,7 @@ async def _host_routing(settings: Settings) -> HostRouting:
     return by_labels(labels)
 
 
-async def _find_access(settings: Settings) -> ClusterAccess | str:
+async def _find_access(settings: NmiSettings) -> ClusterAccess | str:
     """Return the access to the API server, or the reason why there is none."""
     if not settings.node_name:
         return "--node is missing"

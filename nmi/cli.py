@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 
 from nmi.choices import BootGuardAction
-from nmi.settings import Settings, parse
+from nmi.settings import NmiSettings, parse
 from podidentity.exits import StartError, ended, installation, written_output
 from podidentity.machine_sleep import MachineSleptError
 from podidentity.telemetry.late_exposition import import_prometheus
@@ -39,7 +39,7 @@ def _run(argv: Sequence[str]) -> None:
         _serve(settings)
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: NmiSettings) -> None:
     gc.disable()  # an import leaves no garbage that is worth a collection; nmi.app enables it again
     run = _app()
     import uvloop  # noqa: PLC0415  see above
@@ -47,7 +47,7 @@ def _serve(settings: Settings) -> None:
     uvloop.run(run(settings))
 
 
-def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
+def _app() -> Callable[[NmiSettings], Coroutine[object, object, None]]:
     """Return the program. Raises StartError if its compiled part is missing from this installation."""
     import_prometheus()
     try:
@@ -62,13 +62,13 @@ def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
     return run
 
 
-async def _boot_guard(settings: Settings) -> None:
+async def _boot_guard(settings: NmiSettings) -> None:
     from nmi.boot_guard_command import run  # noqa: PLC0415  see above
 
     sys.stdout.write(f"{await run(settings)}\n")
 
 
-async def _cleanup(settings: Settings) -> None:
+async def _cleanup(settings: NmiSettings) -> None:
     from nmi.node.cleanup import cleanup  # noqa: PLC0415  see above
 
     removed = await cleanup(settings) or ["there was nothing of NMI on this node"]

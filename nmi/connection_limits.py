@@ -3,7 +3,7 @@
 from typing import Final
 
 from _native.limits import Limits
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 
 PART: Final = 4
 """Connections may use a quarter of the memory limit, in the kernel and in NMI: NMI itself needs 50 to 110 MiB."""
@@ -30,7 +30,7 @@ WRITE_SECONDS: Final = 30.0
 """From the first byte that the socket did not accept until everything is sent."""
 
 
-def connection_limits(settings: Settings, memory_limit: int | None) -> Limits:
+def connection_limits(settings: NmiSettings, memory_limit: int | None) -> Limits:
     """Return the limits for a container of *memory_limit* bytes (None: no limit)."""
     memory = UNLIMITED_BYTES if memory_limit is None else max(LEAST_BYTES, memory_limit // PART)
     slots = max(min(SLOTS_MOST, memory // SLOT_BYTES), settings.max_connections_per_pod)

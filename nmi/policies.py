@@ -4,7 +4,7 @@ from nmi.choices import OperationMode
 from nmi.identity.decide import DecisionPolicy
 from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.target import ProxiedPaths
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.token_proxy import DIRECT_ONLY, Exchanges, ProxySettings, TokenProxy, TokenProxyError
 from podidentity.azure import clouds
@@ -14,7 +14,7 @@ from podidentity.exits import StartError
 from podidentity.telemetry import logs
 
 
-def decision_policy(settings: Settings) -> DecisionPolicy:
+def decision_policy(settings: NmiSettings) -> DecisionPolicy:
     """Return the policy for decisions and for the hold of requests."""
     return DecisionPolicy(
         force_namespaced=settings.force_namespaced,
@@ -27,7 +27,7 @@ def decision_policy(settings: Settings) -> DecisionPolicy:
     )
 
 
-def server_policy(settings: Settings) -> ServerPolicy:
+def server_policy(settings: NmiSettings) -> ServerPolicy:
     """Return the policy for the treatment of requests. Raises StartError for a path that must not be proxied."""
     try:
         proxied_paths = ProxiedPaths(settings.allowed_metadata_paths, everything=settings.proxy_all_metadata)
@@ -48,7 +48,7 @@ def server_policy(settings: Settings) -> ServerPolicy:
     )
 
 
-def sign_in_policy(settings: Settings) -> SignInPolicy:
+def sign_in_policy(settings: NmiSettings) -> SignInPolicy:
     """Return the policy for the Secrets of service principals and the endpoints that receive them.
 
     Reads the file of AZURE_ENVIRONMENT_FILEPATH if there is one, so do not call it in the event loop. Raises StartError
@@ -64,7 +64,7 @@ def sign_in_policy(settings: Settings) -> SignInPolicy:
         raise StartError(f"cannot determine the endpoint of Azure AD: {error}") from error
 
 
-def exchanges(settings: Settings) -> Exchanges:
+def exchanges(settings: NmiSettings) -> Exchanges:
     """Return the exchanges of federated identities. An unusable token proxy does not end NMI, which also serves other
     identities: those with identity bindings are refused, with the reason."""
     default, by_annotation = settings.federated_exchange, settings.federated_exchange_annotation
@@ -82,7 +82,7 @@ def exchanges(settings: Settings) -> Exchanges:
         return Exchanges(default, by_annotation, proxy_problem=str(error))
 
 
-def sign_in_trust(settings: Settings) -> CaBundle | None:
+def sign_in_trust(settings: NmiSettings) -> CaBundle | None:
     """Return the CA certificates that NMI trusts for sign-ins, None for the machine's only.
 
     Blocking: reads files. Raises StartError for a bundle that cannot be used.

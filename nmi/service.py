@@ -18,7 +18,7 @@ from nmi.node.redirect_choice import Backend, RedirectChoice
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.server.server import Server
 from nmi.setting_table import ANY_ADDRESS
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidentity.exits import StartError
 from podidentity.telemetry.probes import HttpEndpoints
 from podidentity.version import VERSION
@@ -42,7 +42,7 @@ class NodeService:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: NmiSettings,
         redirect: TrafficRedirect,
         pages: Mapping[SocketName, HttpEndpoints],
         tasks: asyncio.TaskGroup,

@@ -23,7 +23,7 @@ def _numbers(text: str) -> frozenset[int]:
 
 
 class SettingTable(ProgramSettings, frozen=True, kw_only=True):
-    """The settings, not yet checked. Programs use `nmi.settings.Settings`."""
+    """The settings, not yet checked. Programs use `nmi.settings.NmiSettings`."""
 
     # Cluster.
     node_name: Annotated[str, GoSetting("node")]

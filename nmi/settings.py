@@ -22,7 +22,7 @@ FORMER_FLAGS: Final[Mapping[str, str]] = {
 """Flags without effect that command lines may still have, each with what NMI does instead."""
 
 
-class Settings(SettingTable, frozen=True, kw_only=True):
+class NmiSettings(SettingTable, frozen=True, kw_only=True):
     """The settings. Construction checks them: raises UsageError with one line that states the fix."""
 
     def __post_init__(self) -> None:
@@ -40,19 +40,19 @@ class Settings(SettingTable, frozen=True, kw_only=True):
         return user_agent("aad-pod-identity-nmi", self.custom_user_agent)
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> NmiSettings:
     """Return the settings from *argv* (without the program's name) and *environ*: flag, then environment, then default.
 
     FORCENAMESPACED=true overrides the flag, as in the Go implementation. Raises UsageError with one line; SystemExit(0)
     after printing --help.
     """
     given = read_flags(
-        Settings,
+        NmiSettings,
         argv,
         prog="nmi",
         description="Serves Azure access tokens to the pods of this node that may have them.",
         former_flags=FORMER_FLAGS,
     )
-    values = {"node_name": "", **read_environment(Settings, environ), **given}
+    values = {"node_name": "", **read_environment(NmiSettings, environ), **given}
     values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)
-    return Settings(**values)
+    return NmiSettings(**values)

@@ -37,7 +37,7 @@ from podidentity_sandbox.settings import (
     CHART_VALUES,
     FEDERATED_FLAGS,
     TRUST_VARIABLES,
-    Settings,
+    SandboxSettings,
     given_identities,
 )
 
@@ -77,7 +77,7 @@ def up(
         given = given_identities(identities, principals, federated=federated)
     except StartError as error:
         raise typer.BadParameter(str(error)) from error
-    settings = Settings(
+    settings = SandboxSettings(
         nodes=nodes,
         scale_set=scale_set,
         kubeconfig=kubeconfig,
@@ -107,7 +107,7 @@ def demo(
     """Run a demo, print its steps, and return the exit code. *identity_bindings* has an effect with *federated*
     only."""
     kind = (BindingDemo if identity_bindings else FederatedDemo) if federated else Demo
-    settings = Settings(
+    settings = SandboxSettings(
         kubeconfig=kubeconfig,
         namespaces=False if loopback else None,
         environment=environment,
@@ -190,7 +190,7 @@ async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str
     return network_namespace
 
 
-async def _up(settings: Settings, console: Console, chart_values: Path | None) -> int:
+async def _up(settings: SandboxSettings, console: Console, chart_values: Path | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -26,7 +26,7 @@ from azure.identity import ManagedIdentityCredential
 from requests.adapters import HTTPAdapter
 from typing_extensions import override
 
-from podidentity_demo.settings import Settings, parse
+from podidentity_demo.settings import DemoSettings, parse
 
 TRY_SECONDS: Final = 80.0
 """As in the Go implementation's demo. Longer than NMI holds a request whose identity is still being assigned."""
@@ -96,7 +96,7 @@ def _error(service: str, text: str, status: int = 0) -> StepError:
 class Demo:
     """The steps. Tokens live only while a step runs, and nothing that is returned or raised holds one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DemoSettings) -> None:
         self._settings = settings
         self._endpoint = f"{settings.metadata_service}{TOKEN_PATH}"
         self._unnamed = ""
@@ -169,7 +169,7 @@ class Demo:
         return token
 
 
-def get(service: str, server: str, path: str, headers: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+def get(service: str, server: str, path: str, headers: Mapping[str, str], settings: DemoSettings) -> dict[str, Any]:
     """Return the JSON object at *path* of *server* (a URL without path). Follow no redirect and reuse no connection.
 
     *service* selects the advice. Raise StepError.
@@ -194,7 +194,7 @@ def get(service: str, server: str, path: str, headers: Mapping[str, str], settin
     return document
 
 
-def _connection(server: str, settings: Settings) -> http.client.HTTPConnection:
+def _connection(server: str, settings: DemoSettings) -> http.client.HTTPConnection:
     where = urlsplit(server)
     source = (settings.source_address, 0) if settings.source_address else None
     if where.scheme != "https":

@@ -39,7 +39,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class DemoSettings:
     """The requests of the demo, and their servers."""
 
     subscription: str
@@ -64,7 +64,7 @@ class Settings:
     """The source address of requests; empty for the machine's choice."""
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> DemoSettings:
     """Parse the command line. Exit with 2 and a line on stderr if it is invalid, with 0 after --help."""
     parser = argparse.ArgumentParser(
         prog="podidentity-demo",
@@ -91,7 +91,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
             tls.load_verify_locations(given.ca_bundle)
         except OSError as failure:  # also ssl.SSLError
             parser.error(f"--ca-bundle {given.ca_bundle!r} cannot be used: {failure.strerror or failure}")
-    return Settings(
+    return DemoSettings(
         subscription=given.subscriptionid,
         client_id=given.clientid,
         resource_group=given.resourcegroup,

@@ -33,7 +33,7 @@ from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.probes import becomes_true, read_page
 from podidentity_sandbox.relay import Relay
 from podidentity_sandbox.scheduler import Scheduler
-from podidentity_sandbox.settings import AZURE_JSON, CLOUD_JSON, Settings
+from podidentity_sandbox.settings import AZURE_JSON, CLOUD_JSON, SandboxSettings
 from podidentity_sandbox.volumes import NodeFiles
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Cluster:
         self,
         network: Network,
         folder: Path,
-        settings: Settings,
+        settings: SandboxSettings,
         *,
         on_pod_running: PodObserver | None,
         files: AzureFiles,

@@ -41,7 +41,7 @@ from podidentity_sandbox.settings import (
     NMI_PROBE_PORT,
     SCALE_SET,
     GivenIdentity,
-    Settings,
+    SandboxSettings,
 )
 from podidentity_sandbox.tokens import TokenMint
 
@@ -61,8 +61,8 @@ class Sandbox:
 
     azure_type: type[AzureEmulator] = AzureEmulator
 
-    def __init__(self, settings: Settings | None = None, *, on_pod_running: PodObserver | None = None) -> None:
-        self.settings = settings or Settings()
+    def __init__(self, settings: SandboxSettings | None = None, *, on_pod_running: PodObserver | None = None) -> None:
+        self.settings = settings or SandboxSettings()
         self.instance = uuid.uuid4().hex[:6]
         self.folder = Path()
         self.node_names = [f"node-{number}" for number in range(self.settings.nodes)]

@@ -59,7 +59,7 @@ class GivenIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class SandboxSettings:
     """Settings of a sandbox."""
 
     nodes: int = 1

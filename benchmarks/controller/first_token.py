@@ -24,7 +24,7 @@ from podidentity.resources import PODS, IdentityType, Pod
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import ResponseFault
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.conftest import apply_definitions
 from tests.support.testplane.up import Plane
 
@@ -63,7 +63,7 @@ async def benchmark_node() -> AsyncIterator[tuple[Sandbox, Running]]:
     plane = await asyncio.to_thread(Plane)
     try:
         await asyncio.to_thread(apply_definitions, plane)
-        settings = Settings(
+        settings = SandboxSettings(
             kubeconfig=Path(plane.kubeconfig),
             namespaces=False,
             nmi_flags=["--federated-identities"],

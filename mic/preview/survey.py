@@ -12,7 +12,7 @@ from mic.preview.outcome import AzureReads, preview
 from mic.preview.schema import Preview
 from mic.startup.azure_reader import USER_AGENT, azure_reader
 from mic.startup.policy import policy_of
-from mic.startup.settings import Settings
+from mic.startup.settings import MicSettings
 from mic.startup.type_upgrade import CONFIG_MAPS, UpgradeRecord
 from podidentity.exits import StartError
 from podidentity.kube import access
@@ -23,7 +23,7 @@ from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, BINDINGS, 
 from podidentity.version import VERSION
 
 
-async def survey(settings: Settings) -> Preview:
+async def survey(settings: MicSettings) -> Preview:
     """Return the plan of a MIC with these settings. Raise StartError if it is unknown."""
     try:
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment)
@@ -35,7 +35,7 @@ async def survey(settings: Settings) -> Preview:
         raise StartError(api_error_advice(error)) from error
 
 
-async def survey_by(client: Client, settings: Settings, *, ask_azure: bool = True) -> Preview:
+async def survey_by(client: Client, settings: MicSettings, *, ask_azure: bool = True) -> Preview:
     """Return the plan of a MIC with these settings in the cluster of *client*. Raise ApiError, and StartError.
 
     The report's `unread_hosts` are those that Azure did not return. Without *ask_azure* no host is known, and no
@@ -51,7 +51,7 @@ async def survey_by(client: Client, settings: Settings, *, ask_azure: bool = Tru
     return replace(plan, upgrade_unknown=upgraded is None)
 
 
-async def is_upgraded(client: Client, settings: Settings) -> bool | None:
+async def is_upgraded(client: Client, settings: MicSettings) -> bool | None:
     """Return whether the type upgrade is recorded as done; in any namespace if MIC's is not known.
 
     Return None if the record may not be read. Raise ApiError.
@@ -90,19 +90,19 @@ async def read_cluster(client: Client) -> Snapshot:
     )
 
 
-async def _with_azure(settings: Settings, snapshot: Snapshot) -> Preview:
+async def _with_azure(settings: MicSettings, snapshot: Snapshot) -> Preview:
     async with azure_reader(settings) as (own, compute):
         dry_run = DryRun(snapshot, policy_of(settings, own), force_namespaced=settings.force_namespaced)
         responses = await read_hosts(compute, dry_run.hosts())
     return preview(snapshot, dry_run, AzureReads(responses=responses, own_identity=own), _shown(settings))
 
 
-def _without_azure(settings: Settings, snapshot: Snapshot) -> Preview:
+def _without_azure(settings: MicSettings, snapshot: Snapshot) -> Preview:
     dry_run = DryRun(snapshot, policy_of(settings, ""), force_namespaced=settings.force_namespaced)
     return preview(snapshot, dry_run, AzureReads(responses=None), _shown(settings))
 
 
-def _shown(settings: Settings) -> dict[str, str]:
+def _shown(settings: MicSettings) -> dict[str, str]:
     """Return the flags that affect the plan and differ from their defaults; of client ids only the number."""
     immutable = len(settings.immutable_client_ids)
     values = {

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from mic.azure.host_client import AzureReader
-from mic.startup.settings import Settings
+from mic.startup.settings import MicSettings
 from podidentity.daemon_settings import user_agent
 from podidentity.exits import StartError
 
@@ -19,7 +19,7 @@ CLI_SIGN_IN: Final = "run az login, or pass --cloudconfig"
 
 
 @asynccontextmanager
-async def azure_reader(settings: Settings, *, by_cli: bool = False) -> AsyncIterator[tuple[str, AzureReader]]:
+async def azure_reader(settings: MicSettings, *, by_cli: bool = False) -> AsyncIterator[tuple[str, AzureReader]]:
     """Yield the cluster's own identity, or an empty string, and a client of Azure. Raise StartError.
 
     *by_cli*: with the sign-in of the Azure CLI (az login), in the cloud that the environment names, and not with the

@@ -41,7 +41,7 @@ def _resource_groups(text: str) -> tuple[str, ...]:
 
 
 class SettingTable(ProgramSettings, frozen=True, kw_only=True):
-    """The settings, not yet checked. Programs use `mic.startup.settings.Settings`."""
+    """The settings, not yet checked. Programs use `mic.startup.settings.MicSettings`."""
 
     # Cluster.
     namespace: Annotated[str, Setting(env=("MIC_POD_NAMESPACE",))]

@@ -29,7 +29,7 @@ SUBSCRIPTION_ID, RESOURCE_GROUP and VM_TYPE: the providerID of a node names its 
 DESCRIPTION: Final = "Attaches the Azure identities that pods are bound to to their VMs."
 
 
-class Settings(SettingTable, frozen=True, kw_only=True):
+class MicSettings(SettingTable, frozen=True, kw_only=True):
     """The settings. The constructor raises UsageError with one line that states what to change."""
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class Settings(SettingTable, frozen=True, kw_only=True):
         return self.burst_writes or BURST_SECONDS * self.writes_per_second
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> MicSettings:
     """Return the settings in *argv* (without the program's name) and *environ*: flag, then environment, then default.
 
     FORCENAMESPACED=true overrides the flag, as in the Go implementation. Raise UsageError in one line with all wrong
@@ -51,7 +51,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     given: dict[str, Any] = {}
     forced = False
     try:
-        given = read_flags(Settings, argv, prog="mic", description=DESCRIPTION)
+        given = read_flags(MicSettings, argv, prog="mic", description=DESCRIPTION)
     except UsageError as wrong:
         problems.append(str(wrong))
         given = dict(wrong.usable)  # so that the rules report no fault of a flag that is given
@@ -60,10 +60,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     except UsageError as wrong:
         problems.append(str(wrong))
     cloud = {name: environ[name] for name in CLOUD_VARIABLES if name in environ}
-    values = {"namespace": "", "environment": cloud, **read_environment(Settings, environ), **given}
+    values = {"namespace": "", "environment": cloud, **read_environment(MicSettings, environ), **given}
     values["force_namespaced"] = given.get("force_namespaced", False) or forced
     try:
-        made = Settings(**values)
+        made = MicSettings(**values)
     except UsageError as wrong:
         problems.append(str(wrong))
     if problems:

@@ -15,14 +15,14 @@ from nmi.node.redirect_choice import Backend
 from nmi.node.rule_maintenance import RuleMaintenance
 from nmi.node.rules import RedirectError, RedirectSpec, RuleDriver, TopRule
 from nmi.node.traffic_redirect import redirect_spec
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidentity.exits import StartError
 
 PATIENCE_SECONDS = 60.0
 """How long a hook waits for the xtables lock in total; iptables programs hold it for seconds at most."""
 
 
-async def cleanup(settings: Settings) -> list[str]:
+async def cleanup(settings: NmiSettings) -> list[str]:
     """Remove the boot guard, and NMI's rules from every backend. Return a line for each. Raises StartError."""
     to = redirect_spec(settings)
     removed: list[str] = []

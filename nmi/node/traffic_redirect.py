@@ -21,7 +21,7 @@ from nmi.node.rule_changes import ChangeSource, LockReleases, NftChanges, RuleCh
 from nmi.node.rule_maintenance import RuleMaintenance
 from nmi.node.rule_removal import RuleRemoval
 from nmi.node.rules import TABLE, RedirectError, RedirectSpec
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidentity.azure.errors import AzureError
 from podidentity.exits import StartError
 
@@ -37,7 +37,7 @@ class TrafficRedirect:
     before note_labels() has permitted it by the labels of the node, or by those of the kubelet's flags.
     """
 
-    def __init__(self, settings: Settings, node_address: str | None = None) -> None:
+    def __init__(self, settings: NmiSettings, node_address: str | None = None) -> None:
         """Store the settings. *node_address* is the node's own IPv4 address, for the target `node`."""
         self._settings = settings
         self._node_address = node_address
@@ -391,7 +391,7 @@ class TrafficRedirect:
             log.info("rule of another backend removed", extra={"reason": line})
 
 
-def redirect_spec(settings: Settings, node_address: str | None = None) -> RedirectSpec:
+def redirect_spec(settings: NmiSettings, node_address: str | None = None) -> RedirectSpec:
     """Return the redirect that *settings* require: to *node_address* if given, else to the listener's address."""
     ip, port = settings.redirect_destination
     return RedirectSpec(settings.metadata_ip, settings.metadata_port, node_address or ip, port)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from mic.decisions.assignments import misconfigured
 from nmi.identity.managed_mode import join
 from nmi.refusal import Refusal
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.checks.assignments import assignment_link, served_link, unbound_assignment_link
 from podidctl.checks.dependence import for_the_pod
 from podidctl.evaluation.cluster import ClusterCase
@@ -300,7 +300,7 @@ def _principals(objects: Facts, rules: Sequence[NmiConfiguration]) -> Iterator[F
             configuration.settings.allow_cross_namespace_secrets,
             configuration.cloud_file,
         ): configuration
-        for configuration in rules or [NmiConfiguration(Settings(node_name=NO_NODE), "NMI's defaults")]
+        for configuration in rules or [NmiConfiguration(NmiSettings(node_name=NO_NODE), "NMI's defaults")]
     }
     labels = Counter(pod.binding_label for pod in live_pods(objects))
     selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)

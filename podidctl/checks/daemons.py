@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from mic.startup.settings import Settings as MicSettings
+from mic.startup.settings import MicSettings
 from nmi.node.host_routing import LABEL
-from nmi.settings import Settings as NmiSettings
+from nmi.settings import NmiSettings
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import NO_NMI_FOUND, MissingNmi, absent_nmi
 from podidctl.evaluation.pod import PodCase

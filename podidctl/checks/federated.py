@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from nmi.tokens.source import PolicyError
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import (
@@ -177,7 +177,7 @@ def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
 
 
 def _enabled(
-    identities: Sequence[AzureIdentity], pairs: ServedPairs, settings: Sequence[Settings]
+    identities: Sequence[AzureIdentity], pairs: ServedPairs, settings: Sequence[NmiSettings]
 ) -> Iterator[Finding]:
     without = [node_settings.node_name for node_settings in settings if not node_settings.federated_identities]
     if not without:
@@ -262,7 +262,7 @@ def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
             yield problem(FEDERATED, message, GRANT)
 
 
-def _too_many_credentials(pairs: ServedPairs, settings: Sequence[Settings]) -> Iterator[Finding]:
+def _too_many_credentials(pairs: ServedPairs, settings: Sequence[NmiSettings]) -> Iterator[Finding]:
     """Report identities near or above Azure's limit. A cluster has one issuer: each subject needs a credential."""
     subjects: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for pod, identity in pairs:
@@ -280,7 +280,7 @@ def _too_many_credentials(pairs: ServedPairs, settings: Sequence[Settings]) -> I
             yield Finding(FEDERATED, Level.PROBLEM if too_many else Level.WARNING, message, FEWER_CREDENTIALS)
 
 
-def _needs_credentials(settings: Sequence[Settings], identity: AzureIdentity) -> bool:
+def _needs_credentials(settings: Sequence[NmiSettings], identity: AzureIdentity) -> bool:
     """Return whether an NMI exchanges tokens for *identity* at Entra ID, which needs a credential for each subject."""
     try:
         # Without readable flags NMI's default counts, which is the exchange at Entra ID.

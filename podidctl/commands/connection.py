@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 from msgspec.structs import asdict
 
-from mic.startup.settings import Settings, parse
+from mic.startup.settings import MicSettings, parse
 from podidentity.exits import StartError, first_error
 from podidentity.flags import UsageError, duration_text, go_duration
 from podidentity.kube import access
@@ -25,7 +25,7 @@ NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
 """Names that pods and namespaces can have. An empty name would request the list of all objects."""
 
 
-class ClusterSettings(Settings, frozen=True, kw_only=True):
+class ClusterSettings(MicSettings, frozen=True, kw_only=True):
     """Settings of a MIC, and what only podidctl sets."""
 
     context: str = ""

@@ -9,7 +9,7 @@ import typer
 
 from mic.azure.reading import read_hosts
 from mic.startup.azure_reader import azure_reader
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.checks.rules import report
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
 from podidctl.commands.options import (
@@ -85,7 +85,7 @@ async def _examine(settings: ClusterSettings, node: str, *, imds: bool, ask_azur
 async def _read_node(state: Facts, node: str, *, imds: bool) -> NodeState:
     """Return the state of this machine as *node*. Raises typer.BadParameter for a name that a node cannot have."""
     try:
-        settings = Settings(node_name=node)
+        settings = NmiSettings(node_name=node)
     except UsageError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
     here = None if state.unread else _labelled_pods(state, node)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from mic.cluster.bindings import BindingIndex, indexed
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from nmi.identity.candidate_order import candidate_order
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.evaluation.daemons import MissingNmi, exemption_reasons, missing_nmi
 from podidctl.evaluation.pod import host_of
 from podidctl.facts.kinds import Daemon
@@ -69,7 +69,7 @@ class ClusterCase:
     @cached_property
     def usual(self) -> NmiConfiguration:
         """The configuration for nodes whose NMI's flags are not known: the first known one, or else the defaults."""
-        defaults = NmiConfiguration(Settings(node_name=NO_NODE), "the defaults: no NMI pod has readable flags")
+        defaults = NmiConfiguration(NmiSettings(node_name=NO_NODE), "the defaults: no NMI pod has readable flags")
         return next(iter(self.configurations), defaults)
 
     def on(self, node: str) -> NmiConfiguration:

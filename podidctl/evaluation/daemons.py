@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nmi.identity.exemptions import Exemptions
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.evaluation.pod import PodCase, exemptions_of
 from podidctl.facts.kinds import Daemon, PlacedNode, Taint, Toleration
 from podidctl.facts.model import ReadFailure
@@ -174,7 +174,7 @@ def unsupported_node(case: PodCase) -> MissingNmi | None:
 
 
 def exemption_reasons(
-    nmis: Sequence[Settings], exceptions: Iterable[AzurePodIdentityException]
+    nmis: Sequence[NmiSettings], exceptions: Iterable[AzurePodIdentityException]
 ) -> Callable[[Pod], str]:
     """Return a function that returns why a pod is exempt (`MIC`, `exception namespace/name`), or an empty string.
 

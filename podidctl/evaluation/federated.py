@@ -12,7 +12,7 @@ import yaml
 
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Refusal
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from nmi.tokens.assertions import NoAssertionError
 from nmi.tokens.proxy_refusals import MissingStep, NotBoundError
 from nmi.tokens.secrets import CredentialError
@@ -40,7 +40,7 @@ GRANT: Final = (
 )
 
 
-def proxied_identities(settings: Settings, identities: Iterable[AzureIdentity]) -> dict[str, list[AzureIdentity]]:
+def proxied_identities(settings: NmiSettings, identities: Iterable[AzureIdentity]) -> dict[str, list[AzureIdentity]]:
     """Return the federated ones of *identities* whose tokens NMI gets from the token proxy, by the permission's
     resource.
     """

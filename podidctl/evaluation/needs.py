@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.evaluation.federated import account_name, proxied_identities
 from podidctl.evaluation.pod import host_of
 from podidctl.evaluation.rbac import ALL, BoundRule, Permissions, service_account
@@ -172,7 +172,7 @@ def binding_uses(pairs: Sequence[tuple[Pod, AzureIdentity]], nmi: Sequence[Daemo
     return sorted(uses)
 
 
-def _exchanging(settings: Iterable[Settings]) -> list[Settings]:
+def _exchanging(settings: Iterable[NmiSettings]) -> list[NmiSettings]:
     """Return those of *settings* that serve federated identities, one for each way to choose the exchange."""
     # All NMIs of a cluster have one or two ways, and each is applied to all identities.
     return list(
@@ -224,7 +224,7 @@ class DaemonAccount(NamedTuple):
     """`namespace/name`."""
 
 
-def review_resources(settings: Sequence[Settings], identities: Iterable[AzureIdentity]) -> list[str]:
+def review_resources(settings: Sequence[NmiSettings], identities: Iterable[AzureIdentity]) -> list[str]:
     """Return the resources to review: all identities, then each one for which an NMI uses the token proxy, some of each
     namespace first. Empty if no NMI uses it.
     """

@@ -22,7 +22,7 @@ from nmi.identity.pods import own_addresses
 from nmi.identity.request import TokenRequest
 from nmi.policies import decision_policy
 from nmi.refusal import Refusal
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.facts.kinds import (
     Daemon,
     DatedPod,
@@ -119,7 +119,7 @@ class PodCase:
         return configuration_for(self.facts)
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> NmiSettings:
         """The settings in it."""
         return self.configuration.settings
 
@@ -391,7 +391,7 @@ class PodCase:
                 return PredictedDecision(Outcome.REFUSED, refusal=refusal)
 
 
-def exemptions_of(settings: Settings) -> Exemptions:
+def exemptions_of(settings: NmiSettings) -> Exemptions:
     """Return the rules by which an NMI with these *settings* leaves pods to IMDS."""
     return Exemptions(mic_namespace=settings.mic_namespace, namespaces=settings.exception_namespaces)
 
@@ -413,7 +413,7 @@ def missing_pod(facts: Facts) -> PredictedDecision:
 
 
 def assignments_of(
-    settings: Settings,
+    settings: NmiSettings,
     pod: Pod,
     assigned: Iterable[AzureAssignedIdentity],
     bindings: Iterable[AzureIdentityBinding],
@@ -428,7 +428,7 @@ def assignments_of(
     return tuple(project(assignment) for assignment in sorted(watched, key=assigned_order)[:ASSIGNED_MAX])
 
 
-def _is_watched(settings: Settings, pod: Pod, assigned: AzureAssignedIdentity) -> bool:
+def _is_watched(settings: NmiSettings, pod: Pod, assigned: AzureAssignedIdentity) -> bool:
     node, label = pod.spec.node_name, assigned.metadata.label(NODENAME_LABEL)
     if assigned.spec.nodename not in {"", node}:
         return False

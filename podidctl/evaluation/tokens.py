@@ -7,7 +7,7 @@ from nmi.choices import OperationMode
 from nmi.error_refusals import refusal_of
 from nmi.policies import sign_in_policy
 from nmi.refusal import UNSUPPORTED_TYPE, Reason, Refusal
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from nmi.tokens import federated, user_assigned
 from nmi.tokens.endpoints import Application
 from nmi.tokens.source import PolicyError
@@ -29,23 +29,23 @@ SIGN_IN_TYPES: Final = SERVICE_PRINCIPAL_TYPES | {IdentityType.FEDERATED}
 PROXY_NAME: Final = "the cluster's token proxy (AKS identity bindings)"
 
 
-def exchanges_of(settings: Settings) -> Exchanges:
+def exchanges_of(settings: NmiSettings) -> Exchanges:
     """Return the exchanges of an NMI with these *settings*. Its token proxy is not known: AKS sets that in its pod."""
     return Exchanges(settings.federated_exchange, settings.federated_exchange_annotation)
 
 
-def exchange_of(settings: Settings, identity: AzureIdentity) -> Exchange:
+def exchange_of(settings: NmiSettings, identity: AzureIdentity) -> Exchange:
     """Return the exchange for *identity*. Raise PolicyError if NMI refuses the identity's annotation."""
     return exchanges_of(settings).choose(identity)
 
 
-def audience_of(settings: Settings, exchange: Exchange) -> str:
+def audience_of(settings: NmiSettings, exchange: Exchange) -> str:
     """Return the audience of the service account tokens that NMI requests."""
     return BINDING_AUDIENCE if exchange is Exchange.IDENTITY_BINDINGS else settings.federated_audience
 
 
 def describe_token_source(
-    settings: Settings, identity: AzureIdentity, resource: str, *, account: str = "the pod's own"
+    settings: NmiSettings, identity: AzureIdentity, resource: str, *, account: str = "the pod's own"
 ) -> str | Refusal:
     """Return the endpoint that an NMI with these *settings* asks for a token of *identity*, or its refusal.
 
@@ -66,7 +66,7 @@ def unknown_cloud_note(rules: NmiConfiguration, identity: AzureIdentity) -> str:
     return ""
 
 
-def _source(settings: Settings, identity: AzureIdentity, resource: str, account: str) -> str:
+def _source(settings: NmiSettings, identity: AzureIdentity, resource: str, account: str) -> str:
     """Return the endpoint, or an empty string for an unknown type. Raises PolicyError or AzureError if NMI refuses."""
     match identity.spec.type:
         case IdentityType.USER_ASSIGNED:
@@ -97,7 +97,7 @@ def _source(settings: Settings, identity: AzureIdentity, resource: str, account:
             return ""
 
 
-def application_of(settings: Settings, identity: AzureIdentity) -> Application | None:
+def application_of(settings: NmiSettings, identity: AzureIdentity) -> Application | None:
     """Return the sign-in of a service principal, or None if NMI reads no Secret for *identity*."""
     if identity.spec.type not in SERVICE_PRINCIPAL_TYPES:
         return None

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, TypeVar
 
 from mic.azure.identities import HostIdentities
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from nmi.tokens.secrets import CredentialError
 from podidctl.facts.kinds import Daemon, Definition, Event, PlacedNode
 from podidctl.facts.rbac import Rbac
@@ -72,7 +72,7 @@ SecretCheck = CredentialError | ReadFailure | None
 class NmiConfiguration:
     """Settings that NMI decides by."""
 
-    settings: Settings
+    settings: NmiSettings
     source: str
     """Origin of the settings, in words for the operator."""
     cloud_file: str = ""

@@ -10,10 +10,10 @@ import msgspec
 
 from mic.decisions.policy import Policy
 from mic.startup.policy import policy_of
-from mic.startup.settings import Settings as MicSettings
+from mic.startup.settings import MicSettings
 from mic.startup.settings import parse as parse_mic
 from nmi.choices import OperationMode
-from nmi.settings import Settings, parse
+from nmi.settings import NmiSettings, parse
 from podidctl.facts.kinds import Daemon
 from podidctl.facts.model import NmiConfiguration, ReadFailure, readable
 from podidentity.flags import UsageError
@@ -94,7 +94,7 @@ def _command_line(daemon: Daemon, program: str) -> tuple[list[str], dict[str, st
     return reject_help(flags_of(daemon, program)), kept
 
 
-def nmi_settings(daemon: Daemon) -> Settings:
+def nmi_settings(daemon: Daemon) -> NmiSettings:
     """Return the settings of the NMI in that pod. Raises UsageError for a command line that this version's NMI
     rejects.
     """
@@ -123,7 +123,7 @@ def given_configuration(flags: list[str]) -> NmiConfiguration:
 
 def configuration_of(nmi: Sequence[Daemon] | ReadFailure, pod: Pod | None) -> NmiConfiguration:
     """Return the NMI configuration for *pod*: the flags of the likely NMI pod on its node, or the defaults."""
-    usual = Settings(node_name=(pod.spec.node_name if pod is not None else "") or NO_NODE)
+    usual = NmiSettings(node_name=(pod.spec.node_name if pod is not None else "") or NO_NODE)
     if pod is None or not pod.spec.node_name:
         return NmiConfiguration(
             usual, "NMI's defaults, because the pod is on no node; pass NMI's flags with --nmi-flags"

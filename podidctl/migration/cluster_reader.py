@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from mic.startup.object_upgrade import KINDS, kinds_that_drop_old_names
-from mic.startup.settings import Settings
+from mic.startup.settings import MicSettings
 from mic.startup.type_upgrade import UpgradeRecord
 from podidctl.facts.workloads import TEMPLATED, WorkloadObject
 from podidctl.migration.differences import Installation
@@ -49,7 +49,7 @@ async def read_installation(client: Client) -> tuple[Installation, list[Installe
     documents = {kind.name: await _stored_objects(client, kind, unread) for kind in KINDS}
     pods = await client.list(PODS, label_selector=BINDING_LABEL)
     programs = await _programs(client, unread)
-    settings = mic_settings(programs) or Settings(namespace="default")
+    settings = mic_settings(programs) or MicSettings(namespace="default")
     record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
     version = await _or_unread(record.read(), record.location, unread)
     lock_at = f"{settings.lease_namespace}/{settings.lease_name}"

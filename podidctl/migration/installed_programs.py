@@ -17,7 +17,7 @@ from podidctl.migration.differences import Difference, fix, no_action, review
 from podidentity.flags import UsageError
 
 KINDS_OF_PROGRAMS: Final = {"nmi": DAEMON_SETS, "mic": DEPLOYMENTS}
-AnySettings = nmi.settings.Settings | mic.startup.settings.Settings
+AnySettings = nmi.settings.NmiSettings | mic.startup.settings.MicSettings
 _VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
 
@@ -79,11 +79,11 @@ def _readable_settings(programs: Iterable[InstalledProgram]) -> Iterator[AnySett
             yield program.settings()
 
 
-def mic_settings(programs: Iterable[InstalledProgram]) -> mic.startup.settings.Settings | None:
+def mic_settings(programs: Iterable[InstalledProgram]) -> mic.startup.settings.MicSettings | None:
     """Return the installed MIC's settings as this version reads them; None if there is none or they cannot be read."""
     mics = [program for program in programs if program.name == "mic"]
     every = _readable_settings(mics[:1])
-    return next((settings for settings in every if isinstance(settings, mic.startup.settings.Settings)), None)
+    return next((settings for settings in every if isinstance(settings, mic.startup.settings.MicSettings)), None)
 
 
 def is_namespaced(programs: Iterable[InstalledProgram]) -> bool:
@@ -109,7 +109,7 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
             )
             continue
         namespaced[program.name.upper()] = settings.force_namespaced
-        if isinstance(settings, nmi.settings.Settings):
+        if isinstance(settings, nmi.settings.NmiSettings):
             differences += _nmi_differences(program, settings, mics)
         else:
             differences += _mic_differences(program, settings)
@@ -126,7 +126,7 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
 
 
 def _nmi_differences(
-    program: InstalledProgram, settings: nmi.settings.Settings, mics: Sequence[str]
+    program: InstalledProgram, settings: nmi.settings.NmiSettings, mics: Sequence[str]
 ) -> Iterator[Difference]:
     about = program.workload
     if settings.allow_kubenet:
@@ -151,9 +151,9 @@ def _nmi_differences(
         )
 
 
-def _mic_differences(program: InstalledProgram, settings: mic.startup.settings.Settings) -> Iterator[Difference]:
+def _mic_differences(program: InstalledProgram, settings: mic.startup.settings.MicSettings) -> Iterator[Difference]:
     # Only the operator's own limit counts: the Go implementation's default was lower than the one here.
-    usual = mic.startup.settings.Settings(namespace="n").writes_per_second
+    usual = mic.startup.settings.MicSettings(namespace="n").writes_per_second
     if program.has("clientQps") and settings.writes_per_second < usual:
         yield review(
             program.workload,

@@ -21,7 +21,7 @@ from nmi.node.redirect_choice import Backend, RedirectChoice, bypass, choose
 from nmi.node.rule_text import normalized, rules_of, words
 from nmi.node.rules import RedirectError, RedirectSpec, TopRule
 from nmi.node.traffic_redirect import redirect_spec
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from nmi.subprocesses import ProgramTimeoutError, run
 from podidctl.facts.model import FailClosedState, NodeState, ReadFailure
 from podidctl.verify import canary
@@ -63,7 +63,7 @@ class _Redirect:
     to: RedirectSpec
 
 
-async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> NodeState:
+async def read_node(settings: NmiSettings, *, pods: int | None, ask_imds: bool) -> NodeState:
     """Return the state of this machine, which is the node in *settings* (of the NMI on it)."""
     wanted = settings.redirect.changes_rules
     redirect = await _chosen(settings) if wanted else None
@@ -86,7 +86,7 @@ async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> 
     )
 
 
-async def _chosen(settings: Settings) -> _Redirect | ReadFailure:
+async def _chosen(settings: NmiSettings) -> _Redirect | ReadFailure:
     try:
         address = find_node_address(settings.node_ip, settings.metadata_ip).address
         reading = await read_facts(node_address=address)
@@ -104,7 +104,7 @@ async def _chosen(settings: Settings) -> _Redirect | ReadFailure:
     )
 
 
-async def _fail_closed_state(settings: Settings, redirect: _Redirect | ReadFailure) -> FailClosedState:
+async def _fail_closed_state(settings: NmiSettings, redirect: _Redirect | ReadFailure) -> FailClosedState:
     fault, restricted = await _reject(redirect)
     local = isinstance(redirect, _Redirect) and route_localnet.needed(redirect.to.target_ip)
     return FailClosedState(
@@ -180,7 +180,7 @@ async def _is_nmis(response: aiohttp.ClientResponse) -> bool:
     return canary.sender(response.status, response.headers.get("Server", ""), document) == canary.NMI
 
 
-async def _imds(settings: Settings) -> str | ReadFailure:
+async def _imds(settings: NmiSettings) -> str | ReadFailure:
     url = f"http://{settings.metadata_ip}:{settings.metadata_port}{VERSIONS}"
     limit = aiohttp.ClientTimeout(total=IMDS_SECONDS)
     try:

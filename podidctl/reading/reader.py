@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from mic.azure.host_client import HostReader, ResourceReader
 from mic.startup.object_upgrade import KINDS
-from mic.startup.settings import Settings as MicSettings
+from mic.startup.settings import MicSettings
 from nmi.choices import OperationMode
 from nmi.identity.pods import own_addresses
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.pod import PodCase, configuration_for, host_of
 from podidctl.facts.kinds import (
@@ -194,7 +194,7 @@ async def nmi_on(client: Client, node: str) -> tuple[Daemon, ...]:
     return everywhere if not here or any(daemon.looks_like_nmi for daemon in everywhere) else here
 
 
-def counted_names(settings: Settings) -> tuple[bool, bool]:
+def counted_names(settings: NmiSettings) -> tuple[bool, bool]:
     """Return whether old field names count: of the kinds that NMI reads, and of identities and bindings."""
     # In standard mode MIC reads these, and its upgrade has renamed the fields.
     return settings.read_old_field_names, settings.read_old_field_names and (
@@ -202,7 +202,7 @@ def counted_names(settings: Settings) -> tuple[bool, bool]:
     )
 
 
-def settings_for(facts: Facts) -> Settings:
+def settings_for(facts: Facts) -> NmiSettings:
     """Return the settings of NMI for the one pod; without the name of one, those of most pods."""
     usual = facts.configuration or ClusterCase(facts).usual
     return (configuration_for(facts) if facts.scope[1] else usual).settings

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from mic.startup.settings import Settings as MicSettings
+from mic.startup.settings import MicSettings
 from mic.startup.type_upgrade import UpgradeRecord
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
 from nmi.tokens.endpoints import Application
 from nmi.tokens.secrets import CredentialError, Secrets
@@ -90,7 +90,7 @@ async def may_use_identity(client: Client, account: str, client_id: str) -> bool
 
 
 async def read_secret_checks(
-    client: Client, settings: Settings, identities: Iterable[AzureIdentity]
+    client: Client, settings: NmiSettings, identities: Iterable[AzureIdentity]
 ) -> Mapping[IdentityKey, SecretCheck]:
     """Return the check of each service principal's Secret, by the identity's key. Identities without one are left out.
 

@@ -11,8 +11,8 @@ from podidentity.settings import REQUIRED, GoSetting, ProgramSettings, Setting, 
 from tools.handbook.tables import table
 
 PROGRAMS: Final[Mapping[str, type[ProgramSettings]]] = {
-    "nmi": nmi.settings.Settings,
-    "mic": mic.startup.settings.Settings,
+    "nmi": nmi.settings.NmiSettings,
+    "mic": mic.startup.settings.MicSettings,
 }
 
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mic import app as mic_app
 from mic.endpoints import Endpoints
 from mic.metrics import MicMetrics
-from mic.startup.settings import Settings as MicSettings
+from mic.startup.settings import MicSettings
 from nmi import app as nmi_app
 from nmi.handover.metrics import HandoverMetrics
 from nmi.identity.metrics import PREFIX as NMI_PREFIX
@@ -24,7 +24,7 @@ from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.server.metrics import _HOSTS, _LANE_COUNTERS, OTHER, ServerMetrics
 from nmi.server.target import CanonicalPath
-from nmi.settings import Settings as NmiSettings
+from nmi.settings import NmiSettings
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import AUDIENCE_START, IDENTITIES_MAX, PER_NAMESPACE_MAX, ApplicationCredentials, TokenMetrics
 from podidentity.resources import AzureIdentity, Meta

@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from nmi.tokens.token_proxy import Exchanges
@@ -111,7 +111,7 @@ class FederationState:
     assigned: Sequence[AzureAssignedIdentity] = ()
     managed: bool = False
     """Whether NMI runs in managed mode, without MIC."""
-    nmis: Sequence[Settings] = ()
+    nmis: Sequence[NmiSettings] = ()
     nmi_unknown: str = ""
     """Why the flags of an NMI are not known; empty if they are."""
     forbidden: Collection[Key] = ()

@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.evaluation.needs import token_review
 from podidctl.facts.kinds import Daemon, service_account_of
 from podidctl.facts.settings import genuine_nmi, is_managed, nmi_settings, readable_configurations
@@ -115,11 +115,11 @@ def parse(text: str) -> tuple[list[str], bool]:
     return names[:NAMES_MAX], any(count > 0 for count in further) or len(names) > NAMES_MAX
 
 
-def _settings(pods: Sequence[Daemon]) -> tuple[list[Settings], str]:
+def _settings(pods: Sequence[Daemon]) -> tuple[list[NmiSettings], str]:
     """Return the settings of the NMIs, and why one of them is unknown."""
     if not pods:
         return [], "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)"
-    settings: list[Settings] = []
+    settings: list[NmiSettings] = []
     unknown = ""
     for pod in pods:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from podidentity_demo.demo import Demo, go_round
-from podidentity_demo.settings import Settings, parse
+from podidentity_demo.settings import DemoSettings, parse
 from tests.contract.sandbox.azure.conftest import GROUP, SUBSCRIPTION, Azure
 from tests.contract.sandbox.azure.conftest import azure as azure  # noqa: PLC0414 - a fixture
 
@@ -18,7 +18,7 @@ def names_of(azure: Azure) -> list[str]:
 
 
 @pytest.fixture
-async def settings(azure: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
+async def settings(azure: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DemoSettings:
     """The demo's settings for the identity `azure.one`; Azure's library reads the same environment."""
     authority = tmp_path / "ca.pem"
     await asyncio.to_thread(authority.write_text, azure.authority.pem)
@@ -28,7 +28,7 @@ async def settings(azure: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     return await asyncio.to_thread(parse, names_of(azure), os.environ)  # argparse looks for translations on the disk
 
 
-async def one_run(settings: Settings) -> list[str]:
+async def one_run(settings: DemoSettings) -> list[str]:
     """Return the lines of one run of the steps."""
     lines: list[str] = []
     await asyncio.to_thread(go_round, Demo(settings).steps, lines.append)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from podidentity_demo.demo import StepError, run
-from podidentity_demo.settings import Settings
+from podidentity_demo.settings import DemoSettings
 from tests.contract.demo.conftest import names_of
 from tests.contract.sandbox.azure.conftest import Azure
 from tests.support.waiting import LIMIT_SECONDS
@@ -69,7 +69,7 @@ async def ended(*argv: str, **environ: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-async def test_the_exit_code_is_0_if_every_step_succeeded(azure: Azure, settings: Settings) -> None:
+async def test_the_exit_code_is_0_if_every_step_succeeded(azure: Azure, settings: DemoSettings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
     code, output, errors = await ended(*names_of(azure), "--once", MY_POD_NAME="demo")
@@ -78,7 +78,9 @@ async def test_the_exit_code_is_0_if_every_step_succeeded(azure: Azure, settings
     assert len(output.splitlines()) == 5
 
 
-async def test_the_exit_code_is_1_if_a_step_failed_and_2_after_a_usage_error(azure: Azure, settings: Settings) -> None:
+async def test_the_exit_code_is_1_if_a_step_failed_and_2_after_a_usage_error(
+    azure: Azure, settings: DemoSettings
+) -> None:
     code, output, errors = await ended(*names_of(azure), "--once", "--timeout=0.1")
     assert (code, errors) == (1, "")
     assert output.splitlines()[-1].startswith("gave up after ")
@@ -89,7 +91,7 @@ async def test_the_exit_code_is_1_if_a_step_failed_and_2_after_a_usage_error(azu
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 async def test_a_signal_ends_the_program_immediately(
-    number: signal.Signals, code: int, azure: Azure, settings: Settings
+    number: signal.Signals, code: int, azure: Azure, settings: DemoSettings
 ) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "podidentity_demo", *names_of(azure), stdout=asyncio.subprocess.PIPE

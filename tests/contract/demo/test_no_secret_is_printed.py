@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from podidentity_demo.demo import presentable
-from podidentity_demo.settings import Settings
+from podidentity_demo.settings import DemoSettings
 from tests.contract.demo.conftest import one_run
 from tests.contract.sandbox.azure.conftest import Azure
 
@@ -35,7 +35,7 @@ Run = Callable[..., Awaitable[list[str]]]
 
 
 @pytest.fixture
-def run_with(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run_with(settings: DemoSettings, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the demo with one response to every request, and check its lines."""
 
     async def run(status: str, body: bytes) -> list[str]:
@@ -84,7 +84,7 @@ async def test_a_token_that_arm_echoes_in_an_error_is_not_printed(run_with: Run)
     assert [line.split()[0] for line in lines[1:]] == ["successfully"] * 3
 
 
-async def test_a_redirect_is_not_followed_with_the_token(azure: Azure, settings: Settings) -> None:
+async def test_a_redirect_is_not_followed_with_the_token(azure: Azure, settings: DemoSettings) -> None:
     elsewhere = f"{azure.arm.url}/subscriptions"
     azure.vm.attach(azure.one)
     async with answering("302 Found", b"", f"Location: {elsewhere}\r\n") as url:

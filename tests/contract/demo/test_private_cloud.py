@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from podidentity_demo.settings import Settings, parse
+from podidentity_demo.settings import DemoSettings, parse
 from podidentity_sandbox.certificates import Authority
 from tests.contract.demo.conftest import names_of, one_run
 from tests.contract.sandbox.azure.conftest import Azure
@@ -21,7 +21,7 @@ def cloud_file(folder: Path, content: object) -> dict[str, str]:
     return {"AZURE_ENVIRONMENT_FILEPATH": str(file)}
 
 
-def settings_of(azure: Azure, folder: Path, authority: Authority) -> Settings:
+def settings_of(azure: Azure, folder: Path, authority: Authority) -> DemoSettings:
     """Return the settings of a cloud whose Resource Manager is that of *azure*, with the bundle of *authority*."""
     environment = cloud_file(
         folder, {"resourceManagerEndpoint": azure.arm.url, "tokenAudience": "https://management.azure.com/"}

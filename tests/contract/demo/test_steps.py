@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from podidentity_demo.demo import ADVICE, advice
-from podidentity_demo.settings import Settings
+from podidentity_demo.settings import DemoSettings
 from podidentity_sandbox.serving import ResponseFault
 from tests.contract.demo.conftest import one_run
 from tests.contract.sandbox.azure.conftest import Azure
@@ -36,7 +36,7 @@ def four_lines(azure: Azure) -> list[str]:
     ]
 
 
-async def test_the_four_lines_have_the_order_of_the_go_implementation(attached: Azure, settings: Settings) -> None:
+async def test_the_four_lines_have_the_order_of_the_go_implementation(attached: Azure, settings: DemoSettings) -> None:
     attached.imds.faults.add(ResponseFault(status=500, times=3, path=TOKEN))
     failed = [line for line in await one_run(settings) if line.startswith("failed")]
     assert len(failed) == 3
@@ -47,7 +47,7 @@ async def test_the_four_lines_have_the_order_of_the_go_implementation(attached: 
 
 
 async def test_without_the_role_reader_the_command_that_grants_it_is_printed_and_the_other_steps_run(
-    azure: Azure, settings: Settings
+    azure: Azure, settings: DemoSettings
 ) -> None:
     azure.vm.attach(azure.one)
     failed, *others = await one_run(settings)
@@ -57,7 +57,7 @@ async def test_without_the_role_reader_the_command_that_grants_it_is_printed_and
     assert others == four_lines(azure)[1:]
 
 
-async def test_other_identities_on_the_vm_are_reported(azure: Azure, settings: Settings) -> None:
+async def test_other_identities_on_the_vm_are_reported(azure: Azure, settings: DemoSettings) -> None:
     azure.vm.attach(azure.one)
     other_settings = dataclasses.replace(settings, client_id=azure.two.client_id)
     *_, compared = await one_run(other_settings)
@@ -68,13 +68,13 @@ async def test_other_identities_on_the_vm_are_reported(azure: Azure, settings: S
     assert any("acquire a token using the MSI" in line for line in failures)
 
 
-async def test_the_advice_for_an_unbound_pod_names_its_label(azure: Azure, settings: Settings) -> None:
+async def test_the_advice_for_an_unbound_pod_names_its_label(azure: Azure, settings: DemoSettings) -> None:
     lines = await one_run(settings)
     assert all("Identity not found" in line and "aadpodidbinding" in line for line in lines[:3])
     assert lines[3:] == ["successfully made GET on instance metadata"]
 
 
-async def test_the_advice_for_a_missing_group_names_the_flags(attached: Azure, settings: Settings) -> None:
+async def test_the_advice_for_a_missing_group_names_the_flags(attached: Azure, settings: DemoSettings) -> None:
     missing = {"error": {"code": "ResourceGroupNotFound", "message": "m"}}
     attached.arm.faults.add(ResponseFault(status=404, document=missing))
     failed, *_ = await one_run(settings)
@@ -82,7 +82,7 @@ async def test_the_advice_for_a_missing_group_names_the_flags(attached: Azure, s
 
 
 async def test_without_a_response_of_imds_nmi_and_the_proxy_are_named(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: DemoSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"http://{NOT_LISTENING}")
     lines = await one_run(dataclasses.replace(settings, metadata_service=f"http://{NOT_LISTENING}"))
@@ -91,7 +91,7 @@ async def test_without_a_response_of_imds_nmi_and_the_proxy_are_named(
 
 
 async def test_for_an_unreachable_arm_or_a_proxy_that_refuses_the_network_path_is_named(
-    attached: Azure, settings: Settings
+    attached: Azure, settings: DemoSettings
 ) -> None:
     failed, *_ = await one_run(dataclasses.replace(settings, resource_manager=f"https://{NOT_LISTENING}"))
     assert f"no answer from https://{NOT_LISTENING}: ConnectionRefusedError" in failed
@@ -140,7 +140,7 @@ async def proxy(requests: list[str]) -> AsyncIterator[str]:
 
 
 async def test_the_list_of_vms_is_read_through_the_proxy_which_sees_no_token(
-    attached: Azure, settings: Settings
+    attached: Azure, settings: DemoSettings
 ) -> None:
     requests: list[str] = []
     async with proxy(requests) as address:

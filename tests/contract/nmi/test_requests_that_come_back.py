@@ -20,7 +20,7 @@ from nmi.identity.request import TokenRequest
 from nmi.node import cilium_redirect
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.refusal import Reason
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidentity.azure.errors import CameBack
 from podidentity.kube.client import Client
 from tests.support.nmi.imds import Reply, running_imds
@@ -35,7 +35,7 @@ async def test_a_token_request_that_comes_back_starts_the_repair_of_ciliums_redi
     async with running_imds(loopback=True) as imds, AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         imds.wall = time.time
         address = urlsplit(imds.url)
-        settings = Settings(
+        settings = NmiSettings(
             node_name="n",
             metadata_ip=str(address.hostname),
             metadata_port=address.port or 0,

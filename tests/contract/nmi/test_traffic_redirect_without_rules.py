@@ -16,7 +16,7 @@ from nmi.node.cilium_redirect import connects
 from nmi.node.metrics import NodeMetrics
 from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.traffic_redirect import TrafficRedirect
-from nmi.settings import Settings, parse
+from nmi.settings import NmiSettings, parse
 from podidentity.exits import StartError
 from podidentity_sandbox.serving import restartable_listener
 from tests.support.waiting import LIMIT_SECONDS, until
@@ -27,7 +27,7 @@ async def test_it_is_in_force_after_the_first_check_and_a_loss_is_the_reason_why
 ) -> None:
     monkeypatch.setattr(cilium_redirect, "CHECK_SECONDS", 0.0)
     with restartable_listener("127.0.0.1") as listener:
-        settings = Settings(
+        settings = NmiSettings(
             node_name="n",
             metadata_ip="127.0.0.1",
             listen_port=listener.getsockname()[1],
@@ -64,7 +64,7 @@ async def test_the_check_is_one_connection_without_a_byte() -> None:
 
 
 async def test_without_a_redirect_nothing_is_checked(tmp_path: Path) -> None:
-    redirect = TrafficRedirect(Settings(node_name="n", redirect=RedirectMode.NONE, kubelet_config=tmp_path / "none"))
+    redirect = TrafficRedirect(NmiSettings(node_name="n", redirect=RedirectMode.NONE, kubelet_config=tmp_path / "none"))
     await redirect.prepare()
     await redirect.install()
     async with asyncio.timeout(LIMIT_SECONDS):
@@ -95,6 +95,6 @@ def test_the_metrics_exist_before_the_first_event(flags: list[str], in_force: st
 @pytest.mark.parametrize("redirect", RedirectMode)
 async def test_nmi_does_not_start_on_kubenet_whatever_redirects_to_it(redirect: RedirectMode, tmp_path: Path) -> None:
     (tmp_path / "kubelet").write_text("KUBELET_FLAGS=--network-plugin=kubenet\n")
-    settings = Settings(node_name="n", redirect=redirect, kubelet_config=tmp_path / "kubelet")
+    settings = NmiSettings(node_name="n", redirect=redirect, kubelet_config=tmp_path / "kubelet")
     with pytest.raises(StartError, match="--allow-network-plugin-kubenet"):
         await TrafficRedirect(settings, "10.244.0.9").prepare()

@@ -8,7 +8,7 @@ import pytest
 
 from mic.azure.errors import SignInFailed
 from mic.startup.azure_reader import azure_reader
-from mic.startup.settings import Settings
+from mic.startup.settings import MicSettings
 from tests.support.mic.arm_client import AUDIENCE, serving_arm
 from tests.support.objects import vm_id
 
@@ -22,7 +22,7 @@ async def test_resource_manager_of_the_named_cloud_gets_the_token_of_the_sign_in
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description, bundle = tmp_path / "environment.json", tmp_path / "ca.pem"
-    settings = Settings(
+    settings = MicSettings(
         namespace="n",
         environment={"CLOUD": "AzureStackCloud"},
         azure_environment_file=description,
@@ -63,7 +63,7 @@ async def test_without_a_sign_in_a_read_fails_with_the_next_action(
     if program:
         write_az(tmp_path, program)
     monkeypatch.setenv("PATH", str(tmp_path))
-    async with azure_reader(Settings(namespace="n"), by_cli=True) as (own, azure):
+    async with azure_reader(MicSettings(namespace="n"), by_cli=True) as (own, azure):
         assert own == ""
         with pytest.raises(SignInFailed, match="no token for Resource Manager; run az login, or pass") as refused:
             await azure.read("/subscriptions/s", {})

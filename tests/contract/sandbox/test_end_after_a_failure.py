@@ -27,12 +27,12 @@ from podidentity_sandbox.processes import Program
 from podidentity_sandbox.relay import Relay
 from podidentity_sandbox.sandbox import NodeProgram, Sandbox
 from podidentity_sandbox.serving import HttpService, listening
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from podidentity_sandbox.tokens import TokenMint
 
 
 def without_programs() -> Sandbox:
-    return Sandbox(Settings(namespaces=False, programs=False, environment=os.environ))
+    return Sandbox(SandboxSettings(namespaces=False, programs=False, environment=os.environ))
 
 
 async def test_a_failed_scheduler_leaves_no_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import ResponseFault
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support import identity_requests
 from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.identity_requests import attach, start_again
@@ -36,7 +36,7 @@ class SoakNode:
     """One node. `async with` it: inside, NMI is Active. It reaches the API server by `proxy`, and `client` does not."""
 
     def __init__(self, identities: int, *, flags: tuple[str, ...] = ()) -> None:
-        settings = Settings(
+        settings = SandboxSettings(
             namespaces=False, programs=False, run_pods=False, schedule=False, environment=os.environ, nmi_flags=flags
         )
         self.sandbox = Sandbox(settings)

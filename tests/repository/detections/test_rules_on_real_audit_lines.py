@@ -10,7 +10,7 @@ import pytest
 
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.repository.detections.engines import DETECTIONS, Line, earlier, kql_alerts, sigma_alerts
 from tests.support.identity_requests import NODE, ask, attach, exception, run_bound_pod, run_pod
 
@@ -28,7 +28,7 @@ async def audit_lines_of_a_node() -> list[Line]:
     The identity of `default/cart` is also used by `kube-public/visitor`. `default/scanner` is refused six times,
     `default/once` once. `default/exempt` and `kube-system/exempt` have an exception.
     """
-    settings = Settings(namespaces=False, environment=os.environ, nmi_flags=("--log-format=json",))
+    settings = SandboxSettings(namespaces=False, environment=os.environ, nmi_flags=("--log-format=json",))
     async with Sandbox(settings) as sandbox:
         _, cart = await run_bound_pod(sandbox, "cart")
         visitor = await run_pod(sandbox, "visitor", {"aadpodidbinding": "cart"}, namespace="kube-public")

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from podidentity.telemetry.metrics import expose
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tools.handbook.metrics import OPEN, Shown, mic_registry, nmi_registry, shown
 
 pytestmark = pytest.mark.programs
@@ -38,7 +38,7 @@ def running_programs(programs: dict[str, Shown], registry: Callable[[], Collecto
 
 
 async def test_names_types_and_labels_are_those_of_the_running_programs() -> None:
-    async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
+    async with Sandbox(SandboxSettings(namespaces=False, environment=os.environ)) as sandbox:
         (node,) = sandbox.nmis.values()
         nmis = await asyncio.to_thread(scraped, node.metrics_port)
         mics = await asyncio.to_thread(scraped, sandbox.mic_ports.metrics)

@@ -22,7 +22,7 @@ from podidentity_sandbox.imds import TOKEN_PATH
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import ResponseFault
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.repository.observability.pack import RUNBOOKS, Alert, alerts, dashboard, expectations, queries, selectors
 from tests.repository.observability.scraped import TEXT, prometheus, substituted
 from tests.support.identity_requests import NODE, ask, binding, identity, run_bound_pod, run_pod
@@ -168,7 +168,7 @@ async def by_the_runbooks(pod: str, port: int) -> str:
 
 async def look(folder: Path) -> Seen:
     """Start everything, send requests until the panels have data, cause the faults, and stop everything."""
-    settings = Settings(namespaces=False, environment=os.environ, nmi_flags=("--max-connections-per-pod=8",))
+    settings = SandboxSettings(namespaces=False, environment=os.environ, nmi_flags=("--max-connections-per-pod=8",))
     async with Sandbox(settings) as sandbox, prometheus(folder, sandbox) as server:
         panels: dict[tuple[str, str], list[float]] = {}
         contexts: list[ExecutionContext] = []

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.migration.federation.azure_resources import (
     AzureOptions,
     AzurePlan,
@@ -31,7 +31,7 @@ def mixed() -> AzurePlan:
     names = {"usual": Exchange.DIRECT, "bound": Exchange.IDENTITY_BINDINGS}
     objects = [identity(name, annotations={EXCHANGE_ANNOTATION: exchange}) for name, exchange in names.items()]
     objects += [binding(name, selector="demo") for name in names]
-    nmi = Settings(node_name="n", federated_identities=True, federated_exchange_annotation=True)
+    nmi = NmiSettings(node_name="n", federated_identities=True, federated_exchange_annotation=True)
     made = planned(workload(account="web"), objects=objects, nmis=(nmi,))
     return azure_plan(made, replace(BINDINGS, principal=PRINCIPAL))
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.facts.model import ServerState
 from podidctl.facts.workloads import WorkloadObject
 from podidctl.migration.federation.planning import plan_federation
@@ -31,7 +31,7 @@ from tests.support.migration.objects import read, situation
 
 TENANT = "72f988bf-0000-0000-0000-2d7cd011db47"
 ISSUER = "https://oidc.example.org/cluster/"
-FEDERATING = Settings(node_name="n", federated_identities=True)
+FEDERATING = NmiSettings(node_name="n", federated_identities=True)
 
 
 def cluster(

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from nmi.choices import OperationMode
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.checks.explanation import explain
 from podidctl.evaluation.pod import PodCase, PredictedDecision, host_of, missing_pod
 from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
@@ -28,7 +28,7 @@ def rules(*, managed: bool = False, force_namespaced: bool = False, **more: Any)
     mode = OperationMode.MANAGED if managed else OperationMode.STANDARD
     namespaced = force_namespaced or managed
     return NmiConfiguration(
-        Settings(node_name=NODE, operation_mode=mode, force_namespaced=namespaced, **more), "the test"
+        NmiSettings(node_name=NODE, operation_mode=mode, force_namespaced=namespaced, **more), "the test"
     )
 
 

@@ -13,7 +13,7 @@ from podidentity_sandbox.demo import Demo
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import free_ports
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.system.images.conftest import PYTHON, Image
 
 
@@ -98,7 +98,7 @@ def test_podidctls_image_states_in_one_line_that_it_has_no_sandbox() -> None:
 
 
 async def test_podidctl_reads_the_cluster_with_the_service_account_of_its_pod() -> None:
-    async with Sandbox(Settings(namespaces=True, programs=False, environment=os.environ)) as sandbox:
+    async with Sandbox(SandboxSettings(namespaces=True, programs=False, environment=os.environ)) as sandbox:
         sandbox.folder.chmod(0o711)
         image = Image("podidctl")
         account = sandbox.folder / "serviceaccount"
@@ -114,7 +114,7 @@ async def test_podidctl_reads_the_cluster_with_the_service_account_of_its_pod() 
 
 
 async def test_the_readmes_demo_runs_with_all_three_programs_from_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    sandbox = Sandbox(Settings(namespaces=True, environment=os.environ))
+    sandbox = Sandbox(SandboxSettings(namespaces=True, environment=os.environ))
 
     def out_of_images(module: str, *arguments: str) -> list[str]:
         """Return the command that replaces the sandbox's Python."""

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.sandbox.storage import SandboxWithStorage
 from tests.system.sdks.applications import APPLICATIONS, Application, ToolchainError
 from tests.system.sdks.imds_programs import Program, install
@@ -103,7 +103,7 @@ def nightly(application: Application) -> Sequence[pytest.MarkDecorator]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def sdk_sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SdkSandbox]:
     """Yield a stage with one node, which is a separate network namespace, and the real MIC and NMI."""
-    async with SandboxWithStorage(Settings(namespaces=True, environment=os.environ)) as sandbox:
+    async with SandboxWithStorage(SandboxSettings(namespaces=True, environment=os.environ)) as sandbox:
         yield SdkSandbox(sandbox, tmp_path_factory.mktemp("home"))
 
 

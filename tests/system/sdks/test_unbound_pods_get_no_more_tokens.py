@@ -14,7 +14,7 @@ import pytest
 
 from podidentity.resources import BINDINGS
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.waiting import until
 from tests.system.sdks.applications import APPLICATIONS, Application
 from tests.system.sdks.sdk_sandbox import SdkSandbox
@@ -32,7 +32,7 @@ ERRORS: Final = {
 
 
 async def test_each_sdk_fails_with_its_own_error(tmp_path: Path) -> None:
-    settings = Settings(namespaces=True, environment=os.environ, nmi_flags=["--max-hold=1s"])
+    settings = SandboxSettings(namespaces=True, environment=os.environ, nmi_flags=["--max-hold=1s"])
     async with Sandbox(settings) as sandbox:
         stage = SdkSandbox(sandbox, tmp_path)
         await stage.identity("taken-away")

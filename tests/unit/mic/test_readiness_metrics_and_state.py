@@ -17,7 +17,7 @@ from mic.azure.identities import HostIdentities
 from mic.endpoints import Endpoints
 from mic.metrics import MicMetrics
 from mic.reconciliation.controller import Controller
-from mic.startup.settings import Settings
+from mic.startup.settings import MicSettings
 from podidentity.azure.clouds import Cloud
 from podidentity.telemetry.metrics import expose
 from tests.support.mic.world import MicWorld, refused_for
@@ -72,7 +72,7 @@ async def shown() -> AsyncIterator[ReportModel]:
         cloud = Cloud("sandbox", "https://sign.in", "https://arm", "https://arm/", frozenset())
         compute = Compute(cast("AsyncTokenCredential", None), cloud, user_agent="test")
         endpoints = Endpoints(
-            Settings(namespace="default"),
+            MicSettings(namespace="default"),
             registry,
             MicMetrics(registry),
             lease_client=world.client,

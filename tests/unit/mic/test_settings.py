@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from mic.startup.settings import Settings, parse
+from mic.startup.settings import MicSettings, parse
 from podidentity.flags import UsageError
 from podidentity.settings import flags_of
 
@@ -37,7 +37,7 @@ def test_the_go_implementations_flags_keep_their_names() -> None:
         "update-user-msi-max-retry",
         "update-user-msi-retry-interval",
         "version",
-    } <= {setting.flag for setting in flags_of(Settings)}
+    } <= {setting.flag for setting in flags_of(MicSettings)}
 
 
 def test_a_command_line_of_the_go_implementation_is_accepted() -> None:

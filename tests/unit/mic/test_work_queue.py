@@ -13,7 +13,7 @@ from mic.cluster.view import ClusterView
 from mic.reconciliation.controller import Controller
 from mic.reconciliation.work_queue import PARALLEL, PassResult, WorkQueue
 from mic.reconciliation.write_limiter import LEAST_SHARE, Urgency, WriteLimiter
-from mic.startup.settings import Settings
+from mic.startup.settings import MicSettings
 from podidentity.telemetry.token_bucket import TokenBucket
 from tests.support.objects import binding, identity, identity_id, node, pod, vm_id
 from tests.support.virtual_time import now
@@ -395,7 +395,7 @@ async def test_a_waiter_cancelled_when_it_is_granted_passes_the_grant_on() -> No
 
 
 def test_the_default_rate_permits_the_writes_of_two_thousand_pods_soon_after_azures_operation() -> None:
-    settings, now = Settings(namespace="default"), 0.0
+    settings, now = MicSettings(namespace="default"), 0.0
     bucket = TokenBucket(settings.writes_per_second, settings.writes_at_once, lambda: now)
     for _ in range(400):  # created before Azure has their identities
         assert bucket.take()

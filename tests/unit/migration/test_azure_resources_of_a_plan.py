@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.evaluation.federated_credentials import SUFFIX_MAX
 from podidctl.migration.federation.azure_resources import (
     PRINCIPAL as PRINCIPAL_PATTERN,
@@ -128,7 +128,7 @@ def test_more_than_twenty_credentials_block_only_the_direct_exchange() -> None:
     accounts = [workload(f"w{number}", account=f"a{number}") for number in range(21)]
     reason = "it would need 21 federated credentials, and Azure allows 20"
     for exchange, reasons in ((Exchange.DIRECT, [reason]), (Exchange.IDENTITY_BINDINGS, [])):
-        nmi = Settings(node_name="n", federated_identities=True, federated_exchange=exchange)
+        nmi = NmiSettings(node_name="n", federated_identities=True, federated_exchange=exchange)
         assert blocking(planned(*accounts, nmis=(nmi,))) == reasons
     assert blocking(planned(*accounts[:20])) == []
 
@@ -136,8 +136,8 @@ def test_more_than_twenty_credentials_block_only_the_direct_exchange() -> None:
 BOUND = Exchange.IDENTITY_BINDINGS
 
 
-def nmi(exchange: Exchange = Exchange.DIRECT, node: str = "n", *, annotation: bool = True) -> Settings:
-    return Settings(
+def nmi(exchange: Exchange = Exchange.DIRECT, node: str = "n", *, annotation: bool = True) -> NmiSettings:
+    return NmiSettings(
         node_name=node,
         federated_identities=True,
         federated_exchange=exchange,
@@ -149,7 +149,7 @@ def annotated(exchange: str, name: str = "demo", **spec: Any) -> dict[str, Any]:
     return identity(name, annotations={EXCHANGE_ANNOTATION: exchange}, **spec)
 
 
-def plan(*nmis: Settings, objects: list[dict[str, Any]], **more: Any) -> FederationPlan:
+def plan(*nmis: NmiSettings, objects: list[dict[str, Any]], **more: Any) -> FederationPlan:
     bindings = [binding(document["metadata"]["name"], selector="demo") for document in objects]
     return planned(workload(account="web"), objects=[*objects, *bindings], nmis=nmis, **more)
 

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.facts.model import ServerState
 from podidctl.migration.federation.azure_resources import AzurePlan
 from podidctl.migration.federation.json_patches import (
@@ -71,7 +71,7 @@ def test_an_identity_is_planned_with_the_accounts_that_use_it_and_az_commands_fo
 
 
 def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
-    china = Settings(node_name="n", federated_identities=True, federated_audience="api://AzureADTokenExchangeChina")
+    china = NmiSettings(node_name="n", federated_identities=True, federated_audience="api://AzureADTokenExchangeChina")
     assert planned(workload(account="web"), nmis=(china,)).audience == "api://AzureADTokenExchangeChina"
     given = planned(workload(account="web"), nmis=(FEDERATING,), audience="api://Other")
     assert blocking(given) == ["NMI requests tokens with audience api://AzureADTokenExchange, not api://Other"]
@@ -87,7 +87,7 @@ def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
         ([identity(auxiliaryTenantIDs=["t"]), binding()], {}, "has auxiliaryTenantIDs"),
         ([identity(adEndpoint="https://evil.example/"), binding()], {}, "nothing was sent to it"),
         (BOUND, {"server": ServerState("v1.29.9")}, "Kubernetes is v1.29.9"),
-        (BOUND, {"nmis": (FEDERATING, Settings(node_name="m"))}, "NMI runs without --federated-identities on m"),
+        (BOUND, {"nmis": (FEDERATING, NmiSettings(node_name="m"))}, "NMI runs without --federated-identities on m"),
         (BOUND, {"forbidden": {("shop", "web")}}, "NMI may not request tokens of service account shop/web"),
         ([*BOUND, exception(aadpodidbinding="demo")], {}, "Deployment shop/web (exception shop/e) gets its tokens"),
     ],

@@ -15,7 +15,7 @@ import nmi.tokens.entra  # noqa: F401  urllib3, which it imports, binds a socket
 from _native.index import Index
 from nmi.assembly import TokenParts, TokenServerAssembly
 from nmi.identity.metrics import IdentityMetrics
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from nmi.tokens.source import Token, Workload
 from nmi.tokens.transfer import PassedToken, packets_of
 from podidentity.kube.client import Client
@@ -45,7 +45,7 @@ def kept(tokens: TokenParts) -> list[object]:
 
 
 async def test_a_removed_pod_leaves_neither_tokens_nor_assertions() -> None:
-    settings, registry = Settings(node_name=NODE, federated_identities=True), CollectorRegistry()
+    settings, registry = NmiSettings(node_name=NODE, federated_identities=True), CollectorRegistry()
     response = json.dumps({"status": {"token": f"e30.{CLAIMS}.c2ln"}}).encode()
     client = Mock(spec=Client, request=AsyncMock(return_value=response))
     removed, other = pod(), pod("other", uid="uid-2", addresses=(OTHER,))

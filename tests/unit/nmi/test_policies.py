@@ -9,7 +9,7 @@ import pytest
 from nmi.connection_limits import HEAD_SECONDS, connection_limits, excess
 from nmi.identity.decide import DecisionPolicy
 from nmi.policies import decision_policy, server_policy, sign_in_policy, sign_in_trust
-from nmi.settings import Settings, parse
+from nmi.settings import NmiSettings, parse
 from nmi.tokens.source import PolicyError
 from podidentity.exits import StartError
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
@@ -58,7 +58,7 @@ MIB = 1 << 20
 def test_the_limits_follow_the_memory_limit(
     limit: int | None, limits: tuple[int, int], memory: int, buffers: tuple[int, int]
 ) -> None:
-    chosen = connection_limits(Settings(node_name="n"), limit)
+    chosen = connection_limits(NmiSettings(node_name="n"), limit)
     assert (chosen.connections, chosen.connections_per_peer) == limits
     assert chosen.memory_bytes == memory
     assert (chosen.receive_bytes, chosen.send_bytes) == buffers
@@ -66,10 +66,10 @@ def test_the_limits_follow_the_memory_limit(
 
 
 def test_the_flag_takes_precedence_and_a_contradiction_is_named() -> None:
-    chosen = connection_limits(Settings(node_name="n", max_connections_per_pod=300), 512 * MIB)
+    chosen = connection_limits(NmiSettings(node_name="n", max_connections_per_pod=300), 512 * MIB)
     assert (chosen.connections, chosen.connections_per_peer, excess(chosen)) == (8192, 300, "")
 
-    chosen = connection_limits(Settings(node_name="n", max_connections_per_pod=5000), 64 * MIB)
+    chosen = connection_limits(NmiSettings(node_name="n", max_connections_per_pod=5000), 64 * MIB)
     assert (chosen.connections, chosen.connections_per_peer) == (5000, 5000)
     assert excess(chosen).startswith("connections may be 5000, and 1024 fit the 16777216 bytes")
     assert excess(chosen).endswith("or lower --max-connections-per-pod")

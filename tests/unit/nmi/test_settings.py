@@ -15,7 +15,7 @@ from nmi import cli
 from nmi.choices import OperationMode
 from nmi.connection_limits import FIRST_BYTE_SECONDS, HEAD_SECONDS, IDLE_SECONDS, SLOTS_MOST, WRITE_SECONDS
 from nmi.server.policy import Sizes
-from nmi.settings import FORMER_FLAGS, Settings, parse
+from nmi.settings import FORMER_FLAGS, NmiSettings, parse
 from podidentity.exits import StartError, ended
 from podidentity.flags import UsageError
 from podidentity.settings import flags_of, settings_of
@@ -216,16 +216,18 @@ def test_the_settings_report_exactly_the_changed_values() -> None:
 
 def test_settings_created_without_a_command_line_are_validated_too() -> None:
     with pytest.raises(UsageError, match="ports are 1 to 65535"):
-        Settings(node_name="n1", listen_port=0)
+        NmiSettings(node_name="n1", listen_port=0)
 
 
 def test_every_field_has_one_source_and_no_flag_has_two_fields() -> None:
     proxy = {"token_proxy", "token_proxy_server_name", "token_proxy_ca_file", "token_proxy_ca_data"}
     others = {"azure_environment_file", "https_proxy", "no_proxy", "node_ip", "service_host", "service_port"}
-    assert {setting.name for setting in settings_of(Settings)} == set(Settings.__struct_fields__) - {"former_flags"}
-    assert {setting.name for setting in settings_of(Settings) if not setting.flag} == {*proxy, *others}
-    assert all(setting.env for setting in settings_of(Settings) if not setting.flag)
-    assert len({setting.flag for setting in flags_of(Settings)}) == len(flags_of(Settings))
+    assert {setting.name for setting in settings_of(NmiSettings)} == set(NmiSettings.__struct_fields__) - {
+        "former_flags"
+    }
+    assert {setting.name for setting in settings_of(NmiSettings) if not setting.flag} == {*proxy, *others}
+    assert all(setting.env for setting in settings_of(NmiSettings) if not setting.flag)
+    assert len({setting.flag for setting in flags_of(NmiSettings)}) == len(flags_of(NmiSettings))
 
 
 def test_a_former_flag_is_accepted_with_any_value_and_changes_no_setting() -> None:
@@ -236,7 +238,7 @@ def test_a_former_flag_is_accepted_with_any_value_and_changes_no_setting() -> No
             assert settings.former_flags == (flag,)
             assert msgspec.structs.replace(settings, former_flags=()) == usual
             assert settings.describe() == usual.describe()
-    assert FORMER_FLAGS.keys().isdisjoint(setting.flag for setting in flags_of(Settings))
+    assert FORMER_FLAGS.keys().isdisjoint(setting.flag for setting in flags_of(NmiSettings))
 
 
 def test_the_texts_about_former_flags_state_the_constants() -> None:
@@ -256,7 +258,7 @@ def test_the_texts_about_former_flags_state_the_constants() -> None:
 
 def test_the_general_lane_accepts_all_that_the_fast_lane_accepts() -> None:
     maxima = dict(re.findall(r"^    (\w+_MAX) = (\d+)", (ROOT / "_native" / "scan.pxd").read_text(), re.MULTILINE))
-    (head_bytes,) = (setting.range for setting in settings_of(Settings) if setting.name == "max_head_bytes")
+    (head_bytes,) = (setting.range for setting in settings_of(NmiSettings) if setting.name == "max_head_bytes")
     assert head_bytes is not None
     assert head_bytes.least >= int(maxima["HEAD_MAX"])
     assert Sizes().fields >= int(maxima["FIELDS_MAX"])

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from mic.startup.settings import Settings as MicSettings
-from nmi.settings import Settings as NmiSettings
+from mic.startup.settings import MicSettings
+from nmi.settings import NmiSettings
 from podidctl.facts.kinds import Daemon, DaemonContainer, DaemonSpec, EnvironmentVariable
 from podidctl.facts.model import Facts, ReadFailure, readable
 from podidctl.facts.settings import (

@@ -10,14 +10,14 @@ from podidentity.setting_texts import WITHOUT_EFFECT, default_of, effects_of, gr
 from podidentity.settings import REQUIRED, ProgramSettings, flags_of, read_flags, settings_of
 
 
-@pytest.mark.parametrize("program", [nmi.settings.Settings, mic.startup.settings.Settings])
+@pytest.mark.parametrize("program", [nmi.settings.NmiSettings, mic.startup.settings.MicSettings])
 def test_each_setting_has_a_text(program: type[ProgramSettings]) -> None:
     for name, effect in effects_of(program).items():
         sentence = re.sub(r" (From \S+ to \S+|One of `.*`|Separated by commas)\.$", "", effect)
         assert re.fullmatch(r"\S.+\.", sentence), name
 
 
-@pytest.mark.parametrize("program", [nmi.settings.Settings, mic.startup.settings.Settings])
+@pytest.mark.parametrize("program", [nmi.settings.NmiSettings, mic.startup.settings.MicSettings])
 def test_each_flag_has_a_default_in_its_syntax_and_range(program: type[ProgramSettings]) -> None:
     for setting in flags_of(program):
         assert setting.read is not None, setting.flag
@@ -27,14 +27,14 @@ def test_each_flag_has_a_default_in_its_syntax_and_range(program: type[ProgramSe
             assert setting.range.least <= setting.default <= setting.range.greatest, setting.flag
 
 
-@pytest.mark.parametrize("program", [nmi.settings.Settings, mic.startup.settings.Settings])
+@pytest.mark.parametrize("program", [nmi.settings.NmiSettings, mic.startup.settings.MicSettings])
 def test_each_setting_has_a_source_of_its_own(program: type[ProgramSettings]) -> None:
     sources = [setting.source for setting in settings_of(program)]
     assert all(sources)
     assert len(set(sources)) == len(sources)
 
 
-@pytest.mark.parametrize("program", [nmi.settings.Settings, mic.startup.settings.Settings])
+@pytest.mark.parametrize("program", [nmi.settings.NmiSettings, mic.startup.settings.MicSettings])
 def test_help_has_the_text_of_each_flag(program: type[ProgramSettings], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read_flags(program, ["--help"], prog="", description="")
@@ -45,7 +45,7 @@ def test_help_has_the_text_of_each_flag(program: type[ProgramSettings], capsys: 
         assert "".join(effects[setting.name].split()) in printed, setting.flag
 
 
-@pytest.mark.parametrize("program", [nmi.settings.Settings, mic.startup.settings.Settings])
+@pytest.mark.parametrize("program", [nmi.settings.NmiSettings, mic.startup.settings.MicSettings])
 def test_help_has_each_flag_once_in_its_group_and_those_without_effect_last(
     program: type[ProgramSettings], capsys: pytest.CaptureFixture[str]
 ) -> None:

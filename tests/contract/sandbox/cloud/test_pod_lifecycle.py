@@ -11,7 +11,7 @@ import pytest
 from podidentity.kube.errors import NotFound
 from podidentity.resources import NODES, PODS
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.sandbox.cloud.fixtures import pod
 from tests.support.waiting import until
 
@@ -21,7 +21,7 @@ DEMO = "mcr.microsoft.com/k8s/aad-pod-identity/demo:1.2"
 @pytest.fixture
 async def stage() -> AsyncIterator[Sandbox]:
     """A sandbox without MIC and NMI, with its pods on loopback addresses."""
-    async with Sandbox(Settings(nodes=2, programs=False, namespaces=False, environment=os.environ)) as sandbox:
+    async with Sandbox(SandboxSettings(nodes=2, programs=False, namespaces=False, environment=os.environ)) as sandbox:
         yield sandbox
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from _native.limits import Limits
 from nmi.connection_limits import FIRST_BYTE_SECONDS, HEAD_SECONDS, IDLE_SECONDS, WRITE_SECONDS, connection_limits
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 
-USUAL = connection_limits(Settings(node_name="n"), None)
+USUAL = connection_limits(NmiSettings(node_name="n"), None)
 
 
 def limits_with(**changes: Any) -> Limits:

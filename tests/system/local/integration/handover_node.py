@@ -22,7 +22,7 @@ from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.namespaces import Namespaces
 from podidentity_sandbox.network import METADATA_ADDRESS
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from podidentity_sandbox.tokens import read_claims
 from tests.support.identity_requests import METADATA, NODE, TOKEN_TARGET, attach, bind, start_again
 from tests.support.waiting import LIMIT_SECONDS
@@ -198,7 +198,7 @@ def running(address: str) -> dict[str, Any]:
 @asynccontextmanager
 async def nodes(kind: str, *flags: str) -> AsyncIterator[Node]:
     """Yield a node whose pods have a network of that kind. *flags* are additional flags of NMI."""
-    settings = Settings(
+    settings = SandboxSettings(
         namespaces=True,
         programs=False,
         run_pods=False,

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.identity_requests import (
     JUMP,
     NODE,
@@ -53,7 +53,7 @@ async def start(backend: str) -> AsyncIterator[Start]:
 
     async def run(*flags: str) -> Sandbox:
         flags = ("--redirect=auto", *flags)  # the sandbox requires a backend
-        sandbox = Sandbox(Settings(namespaces=True, programs=False, environment=os.environ, nmi_flags=flags))
+        sandbox = Sandbox(SandboxSettings(namespaces=True, programs=False, environment=os.environ, nmi_flags=flags))
         made.append(sandbox)
         await sandbox.start()
         on_node(sandbox, f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
@@ -70,7 +70,7 @@ async def start(backend: str) -> AsyncIterator[Start]:
 async def test_a_sigterm_at_any_moment_of_the_start_leaves_the_tables_as_an_orderly_end_does(
     flags: tuple[str, ...], moments: tuple[str, ...]
 ) -> None:
-    async with Sandbox(Settings(namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox:
+    async with Sandbox(SandboxSettings(namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox:
         assert {JUMP, REDIRECT} <= set(saved(sandbox))
         assert await end(sandbox.nmis[NODE].program) == 0
         on_node(sandbox, "iptables", *FOREIGN)
@@ -138,7 +138,7 @@ async def test_without_fail_closed_the_redirect_stays_until_open_requests_are_an
 
 async def test_a_held_request_is_answered_503_when_the_drain_time_ends() -> None:
     flags = ["--drain-timeout=1s", "--max-hold=10m"]
-    async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=flags)) as sandbox:
+    async with Sandbox(SandboxSettings(namespaces=False, environment=os.environ, nmi_flags=flags)) as sandbox:
         context = await run_pod(sandbox, "waiting", {"aadpodidbinding": "late"})
         request = asyncio.create_task(ask(sandbox, context))
         await request_held(sandbox)

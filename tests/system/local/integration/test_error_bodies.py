@@ -7,7 +7,7 @@ from typing import Final
 
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import ResponseFault
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.checkout import ROOT
 from tests.support.identity_requests import ask, run_bound_pod, run_pod
 
@@ -27,7 +27,7 @@ def documented() -> dict[str, str]:
 
 async def test_nmi_answers_as_the_page_says() -> None:
     flags = ["--max-hold=5s", "--block-instance-metadata"]
-    async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=flags)) as sandbox:
+    async with Sandbox(SandboxSettings(namespaces=False, environment=os.environ, nmi_flags=flags)) as sandbox:
         unlabelled = await run_pod(sandbox, "a", {})
         unassigned = await run_pod(sandbox, "b", {"aadpodidbinding": "b"})
         _, bound = await run_bound_pod(sandbox, "web")

@@ -11,7 +11,7 @@ from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.identity_requests import ask, attach, binding, identity, run_pod, start_again
 from tests.support.waiting import until
 
@@ -50,7 +50,7 @@ class Attack:
 
 
 async def test_standard_mode_assigns_nothing_until_the_object_is_corrected() -> None:
-    settings = Settings(namespaces=False, environment=os.environ, nmi_flags=["--max-hold=3s"])
+    settings = SandboxSettings(namespaces=False, environment=os.environ, nmi_flags=["--max-hold=3s"])
     async with Sandbox(settings) as sandbox:
         attack = Attack(sandbox)
         context = await attack.begin()
@@ -68,7 +68,9 @@ async def test_standard_mode_assigns_nothing_until_the_object_is_corrected() -> 
 
 async def test_managed_mode_refuses_and_serves_the_corrected_object() -> None:
     flags = ["--operation-mode=managed", "--forceNamespaced"]
-    async with Sandbox(Settings(namespaces=False, programs=False, environment=os.environ, nmi_flags=flags)) as sandbox:
+    async with Sandbox(
+        SandboxSettings(namespaces=False, programs=False, environment=os.environ, nmi_flags=flags)
+    ) as sandbox:
         await start_again(sandbox)
         attack = Attack(sandbox)
         attach(sandbox, attack.own)

@@ -25,7 +25,7 @@ import pytest_asyncio
 
 from nmi.connection_limits import PART
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.identity_requests import metric, run_bound_pod
 from tests.support.waiting import until
 from tests.system.local.integration.limited_nmi import MEMORY, SECONDS, changed_nmi
@@ -116,7 +116,7 @@ async def started(*argv: str | Path) -> asyncio.subprocess.Process:
 
 @asynccontextmanager
 async def sandbox_with(greedy: int = 1) -> AsyncIterator[GreedySandbox]:
-    async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
+    async with Sandbox(SandboxSettings(namespaces=False, environment=os.environ)) as sandbox:
         _, modest = await run_bound_pod(sandbox, "modest")
         sources = [(await run_bound_pod(sandbox, f"greedy-{number}"))[1].address for number in range(greedy)]
         greedy_sandbox = GreedySandbox(sandbox, sources, modest.address)

@@ -20,7 +20,7 @@ from podidentity.resources import PODS
 from podidentity_sandbox.command_lines import ProgramPorts
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import free_ports
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.identity_requests import NODE, TOKEN_TARGET, bind, end, logged, request_held, run_pod, state
 from tests.support.waiting import LIMIT_SECONDS, until
 from tests.system.local.integration.limited_nmi import SECONDS, changed_nmi
@@ -90,7 +90,7 @@ async def sending(sandbox: Sandbox) -> AsyncIterator[Clients]:
 async def sandboxed(directory: Path, *flags: str) -> AsyncIterator[Sandbox]:
     """Run the sandbox without namespaces, with one node whose NMI passes on."""
     nmi_flags = [f"--handover-socket={directory / 'nmi.sock'}", *flags]
-    async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=nmi_flags)) as sandbox:
+    async with Sandbox(SandboxSettings(namespaces=False, environment=os.environ, nmi_flags=nmi_flags)) as sandbox:
         yield sandbox
 
 
@@ -180,7 +180,7 @@ async def test_a_held_request_is_answered_by_the_former_nmi(directory: Path) -> 
 
 
 async def test_without_a_handover_socket_of_the_former_nmi_the_next_one_waits_for_its_ports(directory: Path) -> None:
-    async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
+    async with Sandbox(SandboxSettings(namespaces=False, environment=os.environ)) as sandbox:
         former = sandbox.nmis[NODE].program
         flags = [f"--handover-socket={directory / 'nmi.sock'}", f"--start-signal={directory / 'started'}"]
         sandbox.settings = replace(sandbox.settings, nmi_flags=flags)

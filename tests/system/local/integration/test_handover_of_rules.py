@@ -14,7 +14,7 @@ import pytest
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import NMI_PORT, Settings
+from podidentity_sandbox.settings import NMI_PORT, SandboxSettings
 from tests.support.identity_requests import JUMP, NODE, end, logged, on_node, saved
 from tests.support.waiting import until
 from tests.system.local.integration.continuous_client import asking
@@ -120,7 +120,7 @@ async def test_no_request_reaches_imds_or_fails_and_only_the_last_redirect_remai
 
 async def hand_over_in_each_way(flags: list[str], *, fail_closed: bool) -> None:
     async with (
-        Sandbox(Settings(namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox,
+        Sandbox(SandboxSettings(namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox,
         asking(sandbox) as asker,
     ):
         assert redirects(sandbox) == [FIRST]

@@ -21,7 +21,7 @@ from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import FaultyService, json_response
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.identity_requests import (
     TOKEN,
     TOKEN_TARGET,
@@ -131,7 +131,7 @@ def echoing(service: FaultyService, status: int, *texts: str) -> Iterator[None]:
 @pytest.mark.parametrize("flags", [("-v=4", "--log-format=text"), ("-v=10", "--log-format=json")])
 async def test_no_readable_output_contains_a_secret(ledger: Ledger, flags: tuple[str, ...]) -> None:
     nmi_flags = [*flags, "--max-hold=45s"]  # a first sign-in on a busy machine takes long
-    settings = Settings(namespaces=False, nmi_flags=nmi_flags, mic_flags=flags, environment=os.environ)
+    settings = SandboxSettings(namespaces=False, nmi_flags=nmi_flags, mic_flags=flags, environment=os.environ)
     async with Sandbox(settings) as sandbox:
         walk, azure = Walk(sandbox), sandbox.azure
         ledger.note_secret(PASSWORD)

@@ -22,7 +22,7 @@ from podidentity_sandbox.fabric import FABRIC, Fabric
 from podidentity_sandbox.namespaces import Namespaces
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import NMI_PORT, NMI_PROBE_PORT, Settings
+from podidentity_sandbox.settings import NMI_PORT, NMI_PROBE_PORT, SandboxSettings
 from tests.support.checkout import ROOT
 from tests.support.identity_requests import (
     METADATA,
@@ -96,7 +96,7 @@ class Site:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["node"])
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     flags = (f"--redirect-target={request.param}", "--host-token-types=0,1,2")
-    async with Sandbox(Settings(nodes=2, namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox:
+    async with Sandbox(SandboxSettings(nodes=2, namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox:
         _, pod = await run_bound_pod(sandbox, "bound")
         await run_pod(sandbox, "distant", {"aadpodidbinding": "bound"}, node=OTHER_NODE)
         bound, distant = [await sandbox.cluster.client.get(PODS, "default", name) for name in ("bound", "distant")]

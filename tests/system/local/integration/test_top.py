@@ -13,7 +13,7 @@ from podidctl.top.sampling import Sample
 from podidentity.kube.errors import ApiError
 from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import NAMESPACE, Settings
+from podidentity_sandbox.settings import NAMESPACE, SandboxSettings
 from tests.support.identity_requests import NODE, ask, run_bound_pod, run_pod
 
 TOP = (sys.executable, "-m", "podidctl", "top")
@@ -22,7 +22,7 @@ TOP = (sys.executable, "-m", "podidctl", "top")
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
     """A sandbox whose API server has the pod of NMI."""
-    async with Sandbox(Settings(namespaces=False, environment=os.environ, daemon_pods=True)) as running:
+    async with Sandbox(SandboxSettings(namespaces=False, environment=os.environ, daemon_pods=True)) as running:
         yield running
 
 

@@ -18,7 +18,7 @@ from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 from podidentity_sandbox.network_choice import choose_network
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import free_ports
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.identity_requests import NODE, end, on_node, start_again
 from tests.support.waiting import until_sync
 
@@ -174,7 +174,7 @@ async def test_the_listing_shows_nmis_redirect_with_the_only_backend_of_the_mach
     for name in installed:
         (tmp_path / name).symlink_to(f"/usr/sbin/{name}")
     monkeypatch.setattr("podidentity_sandbox.sandbox.choose_network", functools.partial(choose_network, str(tmp_path)))
-    async with Sandbox(Settings(programs=False, namespaces=True, environment=os.environ)) as sandbox:
+    async with Sandbox(SandboxSettings(programs=False, namespaces=True, environment=os.environ)) as sandbox:
         choice = sandbox.network_choice
         assert choice.backend is backend
         await start_again(sandbox)

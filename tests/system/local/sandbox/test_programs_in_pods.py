@@ -19,7 +19,7 @@ from podidentity.resources import BINDINGS, IDENTITIES
 from podidentity_sandbox.namespaces import CONFIGURATIONS
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import TRUST_VARIABLES, Settings, given_identities
+from podidentity_sandbox.settings import TRUST_VARIABLES, SandboxSettings, given_identities
 from tests.support.identity_requests import ask, identity, run_pod
 
 pytestmark = [pytest.mark.root, pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
@@ -49,7 +49,7 @@ except OSError as error:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served() -> AsyncIterator[Sandbox]:
     async with Sandbox(
-        Settings(identities=given_identities(["blue"], ["robot"]), namespaces=True, environment=os.environ)
+        SandboxSettings(identities=given_identities(["blue"], ["robot"]), namespaces=True, environment=os.environ)
     ) as sandbox:
         await run_pod(sandbox, "blue", {"aadpodidbinding": "blue"})
         yield sandbox
@@ -152,7 +152,7 @@ async def test_a_service_principal_signs_in_with_its_secret(served: Sandbox) -> 
 
 
 async def test_nodes_of_a_scale_set_share_its_identities() -> None:
-    settings = Settings(nodes=2, scale_set=True, system_assigned=True, programs=False, namespaces=False)
+    settings = SandboxSettings(nodes=2, scale_set=True, system_assigned=True, programs=False, namespaces=False)
     async with Sandbox(settings) as sandbox:
         machine = sandbox.azure.arm.vm(sandbox.vm_id("node-1"))
         assert machine.kind == "virtualMachineScaleSets"
@@ -165,14 +165,14 @@ async def test_nodes_of_a_scale_set_share_its_identities() -> None:
 
 
 async def test_without_the_setting_no_vm_has_a_system_assigned_identity() -> None:
-    async with Sandbox(Settings(programs=False, namespaces=False)) as sandbox:
+    async with Sandbox(SandboxSettings(programs=False, namespaces=False)) as sandbox:
         assert sandbox.azure.imds.hosts[0].identities().system_assigned is None
 
 
 async def test_objects_that_exist_keep_the_sandbox_from_starting_and_stay(served: Sandbox) -> None:
     """The second sandbox uses the API server of the first one."""
     await served.cluster.apply(identity("theirs", type=0, resourceID="/r", clientID="c"))
-    second = Settings(
+    second = SandboxSettings(
         kubeconfig=served.cluster.kubeconfig,
         identities=given_identities(["mine", "theirs"], ()),
         programs=False,

@@ -13,7 +13,7 @@ import yaml
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import CHART_VALUES, Settings
+from podidentity_sandbox.settings import CHART_VALUES, SandboxSettings
 from tests.support.checkout import ROOT
 from tests.support.identity_requests import NODE, ask
 from tests.support.kubectl_and_helm import CommandError, Commands
@@ -95,7 +95,9 @@ class Cluster:
 @asynccontextmanager
 async def cluster(plane: up.Plane, folder: Path, helm: str) -> AsyncIterator[Cluster]:
     """A fresh one, with nothing of ours on it: no custom resources, no programs."""
-    settings = Settings(namespaces=True, kubeconfig=Path(plane.kubeconfig), schedule=False, programs=False, kinds=False)
+    settings = SandboxSettings(
+        namespaces=True, kubeconfig=Path(plane.kubeconfig), schedule=False, programs=False, kinds=False
+    )
     async with Sandbox(settings) as sandbox:
         yield Cluster(sandbox, Commands(plane.kubeconfig, helm, home=folder), folder)
 

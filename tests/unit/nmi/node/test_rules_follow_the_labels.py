@@ -18,7 +18,7 @@ from nmi.node.node_facts import NetfilterPrograms, NodeReading
 from nmi.node.redirect_choice import Backend, NodeFacts, TableFacts
 from nmi.node.rules import IptablesRuleState, TopRule
 from nmi.node.traffic_redirect import TrafficRedirect
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidentity.exits import StartError
 
 GUARD, LOCALNET, REDIRECT, REJECT = "guard", "route_localnet", "nat", "filter"
@@ -110,7 +110,7 @@ def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Node:
 @asynccontextmanager
 async def maintained(*, fail_closed: bool = True) -> AsyncIterator[TrafficRedirect]:
     """The redirect after the wait for the first labels, which the API server has not returned."""
-    settings = Settings(
+    settings = NmiSettings(
         node_name="n",
         redirect=RedirectMode.IPTABLES_LEGACY,
         redirect_target=RedirectTarget.LOOPBACK,

@@ -15,7 +15,7 @@ from _native.index import PodRecord
 from nmi.identity.request import SelectorKind
 from nmi.refusal import Reason
 from nmi.server.policy import ServerPolicy
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidentity.azure.imds import RawResponse
 from tests.support.nmi.server.fakes import (
     PEER,
@@ -171,7 +171,7 @@ async def test_the_path_does_not_exist_if_no_identity_type_is_listed(peer: str) 
 
 
 def test_the_path_is_off_by_default() -> None:
-    assert Settings(node_name="n").host_token_types == frozenset()
+    assert NmiSettings(node_name="n").host_token_types == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from nmi.node import boot_guard
 from nmi.node.host_routing import LABEL, LABELLED, HostRouting
 from nmi.node.traffic_redirect import redirect_spec
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidentity.exits import StartError
 from tests.support.checkout import ROOT
 from tests.support.fault_proxy import Mode
@@ -24,7 +24,7 @@ from tests.support.nmi.node.redirect_process import RedirectProcess
 from tests.system.local.nmi.node.unavailable_api_server import start_without_api_server
 from tests.unit.nmi.node.test_files_of_the_node import CASES
 
-TO = redirect_spec(Settings(node_name="n"))
+TO = redirect_spec(NmiSettings(node_name="n"))
 ACCEPT = "-A FORWARD -j ACCEPT"
 KUBELET = Path("/etc/default/kubelet")
 WAIT_FOR_LABELS = "import nmi.node_labels; nmi.node_labels.FIRST_SECONDS = 600"

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from nmi.choices import RedirectMode
 from nmi.node import boot_guard
 from nmi.node.traffic_redirect import redirect_spec
-from nmi.settings import Settings
+from nmi.settings import NmiSettings
 from podidctl.checks.machine import check_fail_closed
 from podidctl.checks.rules import report
 from podidctl.facts.model import FailClosedState, NodeState, ReadFailure
@@ -69,7 +69,7 @@ def test_bypass_backend_and_target_are_reported_with_their_reason() -> None:
     assert ("IMDS", Level.OK) in {(finding.check, finding.level) for finding in findings}
 
 
-TO = redirect_spec(Settings(node_name="n"))
+TO = redirect_spec(NmiSettings(node_name="n"))
 RULE = "! -s 10.224.0.4/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80"
 COMMENT = f'-m comment --comment "{aks.COMMENT}"'
 
@@ -203,7 +203,9 @@ async def test_nmis_own_answer_is_no_fault_with_cilium_and_another_is(
     application = web.Application()
     application.router.add_get("/metadata/versions", answer)
     async with TestServer(application) as server:
-        settings = Settings(node_name="n", metadata_ip="127.0.0.1", metadata_port=server.port or 0, redirect=redirect)
+        settings = NmiSettings(
+            node_name="n", metadata_ip="127.0.0.1", metadata_port=server.port or 0, redirect=redirect
+        )
         result = await _imds(settings)
     assert isinstance(result, str if text else ReadFailure)
     assert text in str(result)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.podidctl.faults.catalogue import FAULTS, Fault
 from tests.support.podidctl.faults.places import SandboxPlace
 from tests.support.podidctl.faults.table import WRITE, assert_right, equals_the_page, measure, rows, write
@@ -20,7 +20,7 @@ HOLD = ("--max-hold=2s", "--federated-identities", "--federated-exchange-annotat
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    settings = Settings(namespaces=False, daemon_pods=True, nmi_flags=HOLD, environment=os.environ)
+    settings = SandboxSettings(namespaces=False, daemon_pods=True, nmi_flags=HOLD, environment=os.environ)
     async with Sandbox(settings) as running:
         yield running
 

@@ -8,7 +8,7 @@ import pytest
 
 from podidctl.verify.pod import CANARIES, CANARY_SELECTOR
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.mic.preview.run_programs import run
 
 pytestmark = pytest.mark.root
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    settings = Settings(nodes=2, namespaces=True, daemon_pods=True, environment=os.environ)
+    settings = SandboxSettings(nodes=2, namespaces=True, daemon_pods=True, environment=os.environ)
     async with Sandbox(settings) as running:
         yield running
 

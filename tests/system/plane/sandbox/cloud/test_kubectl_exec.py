@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import SandboxSettings
 from tests.support.sandbox.cloud.fixtures import pod
 from tests.support.testplane import up
 from tests.support.waiting import until
@@ -29,7 +29,7 @@ async def execute(
 
 
 async def test_the_command_runs_in_the_pod_with_its_input_output_and_exit_code(plane: up.Plane) -> None:
-    settings = Settings(namespaces=True, kubeconfig=Path(plane.kubeconfig), programs=False)
+    settings = SandboxSettings(namespaces=True, kubeconfig=Path(plane.kubeconfig), programs=False)
     async with Sandbox(settings) as sandbox:
         await sandbox.cluster.apply(
             pod("runner", image="aad-pod-identity/demo:1", container=CONTAINER, nodeName="node-0")
