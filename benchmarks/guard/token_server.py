@@ -55,7 +55,7 @@ class Served:
     def answer(self, request: TokenRequest) -> Issued | Refusal:
         if request.resource == TOKENLESS:
             return Refusal(Reason.NOTHING_ASSIGNED, "no identity for this")
-        peer, _ = self.token_service.asked.pop()
+        peer, _ = self.token_service.requests.pop()
         if request.resource == IDENTITYLESS:
             generation = self.pods[peer].record.generation
             return Refusal(Reason.NOTHING_ASSIGNED, "Identity not found", generation=generation)

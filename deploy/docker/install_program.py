@@ -70,8 +70,8 @@ def requirements(program: str, metadata: bytes) -> list[str]:
 
 def extra_of(line: str) -> str | None:
     """Return the extra to which a requirement belongs, or None for a requirement of every program."""
-    found = re.search(r"""extra == ['"]([\w-]+)['"]""", line)
-    return found[1] if found else None
+    match = re.search(r"""extra == ['"]([\w-]+)['"]""", line)
+    return match[1] if match else None
 
 
 def remove_other_programs(site: Path, program: str) -> None:

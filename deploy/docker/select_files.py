@@ -89,10 +89,10 @@ def with_targets(path: Path) -> Iterator[Path]:
 def matching(patterns: Iterable[str]) -> Iterator[Path]:
     """Yield the files of each pattern. Exit if a pattern has none and is not optional."""
     for pattern in patterns:
-        found = list(ROOT.glob(pattern))
-        if not found and pattern not in OPTIONAL:
+        files = list(ROOT.glob(pattern))
+        if not files and pattern not in OPTIONAL:
             sys.exit(f"select_files.py: the base contains no /{pattern}; use another base or change the list")
-        for path in found:
+        for path in files:
             yield from with_targets(path)
 
 
@@ -134,16 +134,16 @@ def shared_libraries(files: Iterable[Path]) -> Iterator[Path]:
 
 def owners(files: set[Path]) -> set[str]:
     """Return the names of the Debian packages that own one of *files*, as dpkg's lists of files spell them."""
-    found = set()
+    names = set()
     links = {f"/{name}": (ROOT / name).resolve() for name in LINKS if (ROOT / name).is_symlink()}
     for file in (ROOT / "var/lib/dpkg/info").glob("*.list"):
         for line in file.read_text().splitlines():
             top = f"/{line.split('/')[1]}" if line.count("/") > 1 else ""
             path = links[top] / line[len(top) + 1 :] if top in links else ROOT / line[1:]
             if path in files and not path.is_dir():
-                found.add(file.stem.partition(":")[0])
+                names.add(file.stem.partition(":")[0])
                 break
-    return found
+    return names
 
 
 def paragraphs(packages: set[str]) -> str:

@@ -149,8 +149,8 @@ def status_error(status: int) -> AzureError | None:
 
 def principal_of(error: AzureError) -> str:
     """Return the object id of the caller that Azure refused, from its message; empty if it does not name one."""
-    found = _PRINCIPAL.search(error.message)
-    return found[1] if found is not None else ""
+    match = _PRINCIPAL.search(error.message)
+    return match[1] if match is not None else ""
 
 
 def _class_of(status: int) -> type[AzureError]:

@@ -52,16 +52,16 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     if identity.spec.type == IdentityType.USER_ASSIGNED and (host := host_link(case)).level is Level.PROBLEM:
         return problem("assigned identity", f"MIC creates none: {host.message}", host.next, about=about)
     bindings = ["/".join(binding.key) for binding in case.bindings_of.get(identity.key, ())]
-    said = assignment_failure(readable(case.facts.events), case.facts.server_time, bindings)
+    failure = assignment_failure(readable(case.facts.events), case.facts.server_time, bindings)
     message = "MIC has not created one for this pod and identity"
     then = CHECK_MIC
     if (seconds := case.bound_seconds(identity)) is not None:
         message = f"bound for at most {seconds:.0f} s; MIC has not written its AzureAssignedIdentity yet"
     if seconds is not None and seconds < GRACE_SECONDS:
         then = IN_PROGRESS
-    elif said:
+    elif failure:
         then = _confirmation(case.settings.mic_namespace)
-    return problem("assigned identity", "; ".join(filter(None, (message, said))), then, about=about)
+    return problem("assigned identity", "; ".join(filter(None, (message, failure))), then, about=about)
 
 
 def _confirmation(namespace: str) -> str:
@@ -173,15 +173,15 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
         name = f"{'/'.join(desired.pod.key)} ({'/'.join(desired.identity.key)})"
         if _is_recent(objects, now, _required_objects(desired)):
             fresh.append(name)
-        elif said := _event_reason(objects, desired):
-            refused[said].append(name)
+        elif failure := _event_reason(objects, desired):
+            refused[failure].append(name)
         else:
             missing[reason].append(name)
     created, waiting = _created_not_assigned(objects, now)
     fresh += waiting
     confirm = _confirmation(next((mic.metadata.namespace for mic in case.mic), case.usual.settings.mic_namespace))
-    for said, whose in by_turns(sorted(refused.items()), lambda item: namespace_of(item[1][0])):
-        yield problem(check, f"{_not_assigned(whose)}; {said}", confirm)
+    for failure, whose in by_turns(sorted(refused.items()), lambda item: namespace_of(item[1][0])):
+        yield problem(check, f"{_not_assigned(whose)}; {failure}", confirm)
     for reason, whose in sorted(missing.items()):
         then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
         yield problem(check, _not_assigned(whose, reason), then, cause=check)

@@ -82,8 +82,8 @@ async def _has_redirect_policies(client: Client) -> bool:
 
 
 async def _cilium_configuration(client: Client) -> Mapping[str, str] | None:
-    found = await or_none(client.get(CONFIG_MAPS, SYSTEM, "cilium-config"))
-    return None if found is None else found.data or {}
+    config = await or_none(client.get(CONFIG_MAPS, SYSTEM, "cilium-config"))
+    return None if config is None else config.data or {}
 
 
 async def _try_pod(client: Client, state: ClusterState) -> Trial | ReadFailure:

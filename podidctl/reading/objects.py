@@ -127,7 +127,7 @@ async def read_mislabelled(client: Client, _: Facts) -> dict[str, MeantLabel]:
 
     Reads at most UNLABELLED_MAX pods, one page in memory at a time, and compares at most KEYS_MAX different keys.
     """
-    found: dict[str, MeantLabel] = {}
+    mislabelled: dict[str, MeantLabel] = {}
     judged: dict[str, bool] = {}
     read = 0
 
@@ -140,7 +140,7 @@ async def read_mislabelled(client: Client, _: Facts) -> dict[str, MeantLabel]:
     async with aclosing(pages):
         async for page in pages:
             if page.first:
-                found, read = {}, 0
+                mislabelled, read = {}, 0
             for raw in page.items:
                 try:
                     pod = decode_object(PODS, raw)
@@ -148,11 +148,11 @@ async def read_mislabelled(client: Client, _: Facts) -> dict[str, MeantLabel]:
                     continue
                 labels = pod.metadata.labels or {}
                 if meant := next(filter(is_meant, islice(labels, LABELS_MAX)), None):
-                    found["/".join(pod.key)] = MeantLabel(meant, labels[meant])
+                    mislabelled["/".join(pod.key)] = MeantLabel(meant, labels[meant])
             read += len(page.items)
             if read >= UNLABELLED_MAX:
                 break
-    return found
+    return mislabelled
 
 
 async def _read_kind(
@@ -229,9 +229,9 @@ async def read_owner(client: Client, pod: Pod) -> Owner | None:
             break
         # Lists, as of workloads by name, need no further permission.
         named = client.list(kind, pod.metadata.namespace, field_selector=f"metadata.name={reference.name}")
-        found = [its for its in readable(await or_failure(named)) if its.metadata.uid == reference.uid]
-        if not found:  # or another one of this name, which anyone with permission to create a pod can refer to
+        owners = [its for its in readable(await or_failure(named)) if its.metadata.uid == reference.uid]
+        if not owners:  # or another one of this name, which anyone with permission to create a pod can refer to
             break
-        item = found[0]
-        owner = Owner(kind, found[0])
+        item = owners[0]
+        owner = Owner(kind, owners[0])
     return owner

@@ -82,7 +82,7 @@ class LoopbackServer:
 
     def ask(self, pieces: Iterable[bytes], *, ready: bool) -> bytes:
         """The responses to *pieces*, sent one after the other. Without *ready*, drop every ready response before."""
-        self.running.token_service.asked.clear()
+        self.running.token_service.requests.clear()
         self.running.proxy.forwarded.clear()
         if not ready:
             self.running.entry.record.invalidate()
@@ -168,7 +168,7 @@ def test_both_lanes_answer_a_corpus_file_as_its_name_states(loopback_server: Loo
     slowly = loopback_server.ask([case.data, LAST], ready=False)
     before = loopback_server.running.fast
     assert before == begun, "the general lane alone"
-    assert bool(loopback_server.running.token_service.asked) is (case.status == 200)
+    assert bool(loopback_server.running.token_service.requests) is (case.status == 200)
     again = loopback_server.ask([case.data, LAST], ready=True)
     assert slowly.startswith(b"HTTP/1.1 %d " % case.status)
     assert again == slowly

@@ -204,7 +204,7 @@ class General:
 
     async def _responses(self, server_under_test: ServerUnderTest, pieces: list[bytes]) -> bytes:
         """Return the responses to *pieces* on a new connection."""
-        server_under_test.token_service.asked.clear()
+        server_under_test.token_service.requests.clear()
         server_under_test.proxy.forwarded.clear()
         connection = server_under_test.connection = FakeConnection()
         lane = server_under_test.lane = GeneralLane(connection, server_under_test)
@@ -236,7 +236,7 @@ class General:
         granted = bool(parsed) and parsed[0].status == 200 and b"access_token" in parsed[0].body
         if isinstance(meaning, ServedRequest):
             assert granted or b"HEAD" in data
-            assert content_of(server_under_test.token_service.asked[0][1]) == content_by_oracle(meaning)
+            assert content_of(server_under_test.token_service.requests[0][1]) == content_by_oracle(meaning)
         elif meaning is not Verdict.UNSURE:
             assert not granted
 

@@ -65,7 +65,7 @@ async def test_a_node_process_that_invents_pods_causes_no_events() -> None:
     server_under_test.token_service.respond = refusing(Reason.NO_MATCHING_IDENTITY)
     await server_under_test.ask(request_bytes("/host/token/?resource=r", headers=("podns: shop", "podname: made-up")))
 
-    assert len(server_under_test.token_service.asked) == 1
+    assert len(server_under_test.token_service.requests) == 1
     assert recorded == []
 
 

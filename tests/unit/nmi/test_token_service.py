@@ -102,10 +102,10 @@ async def test_a_client_that_disconnects_ends_its_wait_and_no_other(bench: Servi
 async def unanswered(bench: ServiceBench, waits: Callable[[], bool]) -> str:
     """Return what a request waits for whose client disconnects as soon as *waits*: the next action in the log."""
     call = Call(ADDRESS, "id")
-    asked = asyncio.create_task(bench.service.issue(ADDRESS, REQUEST, call))
+    request = asyncio.create_task(bench.service.issue(ADDRESS, REQUEST, call))
     await until(waits)
-    asked.cancel()
-    await asyncio.wait([asked])
+    request.cancel()
+    await asyncio.wait([request])
     assert call.unanswered is not None
     return call.unanswered.detail
 

@@ -205,16 +205,16 @@ async def test_many_service_principals_of_one_namespace_do_not_hide_those_of_ano
 
 
 async def test_azure_is_asked_about_the_hosts_of_the_chosen_pods_also_without_a_label(cluster: MemoryCluster) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     class Azure:
         async def get(self, host: Host) -> HostIdentities:
-            asked.append(host.key)
+            requested.append(host.key)
             raise AzureError("no")
 
     filled(cluster)
     await explain_target(cluster.client, Target(selector="app=bare"), None, Azure())
-    assert len(asked) == 1
+    assert len(requested) == 1
 
 
 async def test_shared_lists_are_read_once_and_logs_once_for_each_node(cluster: MemoryCluster) -> None:

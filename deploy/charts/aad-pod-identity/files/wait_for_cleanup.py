@@ -39,8 +39,8 @@ def request_daemonset(method: str, namespace: str, name: str) -> dict[str, Any]:
     # As in podidentity/kube/access.py: the cluster's certificate authority may not conform to RFC 5280.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     with urllib.request.urlopen(request, timeout=30, context=context) as answer:  # noqa: S310 - always https
-        found: dict[str, Any] = json.load(answer)
-    return found
+        daemonset: dict[str, Any] = json.load(answer)
+    return daemonset
 
 
 def repeat_until_done(method: str, namespace: str, name: str, limit: float, left: str) -> None:
@@ -49,7 +49,7 @@ def repeat_until_done(method: str, namespace: str, name: str, limit: float, left
     while True:
         ready = False
         try:
-            found = request_daemonset(method, namespace, name)
+            daemonset = request_daemonset(method, namespace, name)
         except urllib.error.HTTPError as error:
             if error.code == 404 and method == "DELETE":  # deleted before, or by a request whose response was lost
                 return
@@ -63,9 +63,9 @@ def repeat_until_done(method: str, namespace: str, name: str, limit: float, left
         else:
             if method == "DELETE":
                 return
-            status = found.get("status", {})
+            status = daemonset.get("status", {})
             news = f"{status.get('numberReady', 0)} of {status.get('desiredNumberScheduled', '?')} nodes are clean"
-            ready = is_ready(found)
+            ready = is_ready(daemonset)
         if news != reported and method == "GET":
             sys.stdout.write(f"{news}\n")
             sys.stdout.flush()

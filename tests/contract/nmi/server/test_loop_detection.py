@@ -21,7 +21,7 @@ async def test_a_request_with_the_mark_is_refused_on_every_path(
     reply = await server.ask(request_bytes(target, headers=("Metadata: true", f"{FIELD}: {value}")))
     assert (reply.status, reply.json["error"]) == (508, "loop_detected")
     assert reply.headers["connection"] == "close"
-    assert (server.token_service.asked, server.proxy.forwarded) == ([], [])
+    assert (server.token_service.requests, server.proxy.forwarded) == ([], [])
     assert server.measures.refusals(Reason.LOOPED) == 1
 
 

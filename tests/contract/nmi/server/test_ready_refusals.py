@@ -164,7 +164,7 @@ async def test_a_pod_without_an_identity_is_refused_by_the_fast_lane_until_its_r
     assert [reply.status for reply in replies] == [400] * 3
     assert len({reply.headers["x-ms-request-id"] for reply in replies}) == 3
     assert b"Identity not found" in replies[2].body
-    assert (running.fast, len(running.token_service.asked)) == (2, 1)
+    assert (running.fast, len(running.token_service.requests)) == (2, 1)
     assert running.measures.refusals(Reason.NOTHING_ASSIGNED) == 3
     (series,) = running.measures.histogram.all_series()
     assert (series.labels[1:], sum(series.counts())) == (("400", "shop", "https://management.azure.com/"), 3)
@@ -182,14 +182,14 @@ async def test_a_refusal_of_an_older_generation_is_not_made_ready(running: Runni
 async def test_a_refusal_that_the_record_does_not_determine_is_not_made_ready(running: Running, client: Client) -> None:
     running.token_service.respond = lambda _: Refusal(Reason.UPSTREAM_REFUSED, "No.")
     assert await client.statuses(request_bytes()) == [403] * 2
-    assert (running.fast, len(running.token_service.asked)) == (0, 2)
+    assert (running.fast, len(running.token_service.requests)) == (0, 2)
 
 
 async def test_a_ready_refusal_does_not_stop_a_request_with_other_parameters(running: Running, client: Client) -> None:
     running.token_service.respond = refusing(running)
     for more in ("", "&client_id=a", "&bypass_cache=true"):
         await client.ask(request_bytes(f"{TARGET}{more}"))
-    assert (running.fast, len(running.token_service.asked)) == (0, 3)
+    assert (running.fast, len(running.token_service.requests)) == (0, 3)
 
 
 UNKNOWN = Refusal(Reason.UNKNOWN_ADDRESS, "No pod is known at this address.", unknown_seconds=60)
@@ -202,7 +202,7 @@ async def test_an_address_without_a_pod_is_refused_by_the_fast_lane_until_a_pod_
     running.token_service.respond = lambda _: UNKNOWN
     assert await client.statuses(request_bytes(), 3) == [404] * 3
     assert await client.statuses(NO_HEADER, 3) == [400] * 3
-    assert (running.fast, len(running.token_service.asked)) == (4, 1)
+    assert (running.fast, len(running.token_service.requests)) == (4, 1)
     assert {labels[2] for labels in running.labels()} == {""}
     running.index.put("127.0.0.1", running.entry.record)
     running.token_service.respond = lambda _: grant(running.entry.record)
@@ -220,7 +220,7 @@ async def test_a_lookup_that_has_not_just_failed_is_made_each_time(
     for _ in range(3):
         assert (await client.ask(request_bytes())).status == 404
         await asyncio.sleep(1.2 * seconds)
-    assert (running.fast, len(running.token_service.asked)) == (0, 3)
+    assert (running.fast, len(running.token_service.requests)) == (0, 3)
 
 
 PROXY_VERSIONS, PROXY_ALL = ProxiedPaths(("/metadata/versions",)), ProxiedPaths(everything=True)

@@ -23,7 +23,7 @@ async def test_the_first_answer_is_general_the_next_is_ready_and_both_are_equal(
     running: Running, client: Client
 ) -> None:
     first, second = await client.ask(request_bytes()), await client.ask(request_bytes())
-    assert (len(running.token_service.asked), running.fast) == (1, 1)
+    assert (len(running.token_service.requests), running.fast) == (1, 1)
     general_body, ready_body = first.json, second.json
     for body in (general_body, ready_body):
         assert 3590 <= int(body.pop("expires_in")) <= 3600
@@ -53,7 +53,7 @@ async def test_draining_answers_pending_requests_closes_idle_connections_and_acc
         release = running.hold()
         assert (await idle.ask(request_bytes("/nothing"))).status == 404
         client.send(request_bytes())
-        await until(lambda: len(running.token_service.asked) == 1)
+        await until(lambda: len(running.token_service.requests) == 1)
         draining = asyncio.create_task(running.server.drain(5))
         assert await idle.rest() == b""
         release.set()
@@ -83,12 +83,12 @@ async def test_open_requests_are_completed_while_new_ones_are_served(running: Ru
         assert await running.server.complete_open_requests(60) > 50, "nothing to wait for"
         assert await running.server.complete_open_requests(0) == 0
         client.send(request_bytes())
-        await until(lambda: len(running.token_service.asked) == 1)
+        await until(lambda: len(running.token_service.requests) == 1)
         assert await running.server.complete_open_requests(0.01) == 0, "the request takes longer"
         completing = asyncio.create_task(running.server.complete_open_requests(60))
         await asyncio.sleep(0)
         later.send(request_bytes())
-        await until(lambda: len(running.token_service.asked) == 2)
+        await until(lambda: len(running.token_service.requests) == 2)
         assert not completing.done()
         async with running.client() as new:
             assert (await new.ask(request_bytes("/nothing"))).status == 404
@@ -103,7 +103,7 @@ async def test_a_request_that_a_drain_cannot_wait_for_gets_503_and_leaves_no_tas
     async with running.client() as half:
         running.hold()
         client.send(request_bytes())
-        await until(lambda: len(running.token_service.asked) == 1)
+        await until(lambda: len(running.token_service.requests) == 1)
         half.send(b"GET ")
         await until(lambda: running.count("handed_over") == 2)
         assert await running.server.drain(0.01) == 1, "who has sent half a request"
@@ -127,7 +127,7 @@ async def test_only_a_client_that_disconnects_and_no_end_of_nmi_is_recorded(
     running.hold()
     async with running.client() as client:
         client.send(request_bytes())
-        await until(lambda: len(running.token_service.asked) == 1)
+        await until(lambda: len(running.token_service.requests) == 1)
         if not client_leaves:
             await running.server.aclose()
     await until(lambda: running.server._tasks == set())
@@ -155,7 +155,7 @@ async def test_the_lane_is_configured_to_accept_only_redirected_connections() ->
         for _ in range(3):
             reply = await client.ask(request_bytes())
             assert (reply.status, reply.json["error"]) == (403, "access_denied")
-        assert (running.fast, running.token_service.asked) == (0, [])
+        assert (running.fast, running.token_service.requests) == (0, [])
 
 
 async def test_the_fast_lane_respects_the_optional_metadata_header() -> None:

@@ -64,7 +64,7 @@ def serving(machine: Machine, address: str, port: int, name: str) -> Program:
     return server
 
 
-def asked(machine: Machine, address: str = IMDS, port: int = 80, seconds: float = SECONDS / 2) -> str:
+def response_to(machine: Machine, address: str = IMDS, port: int = 80, seconds: float = SECONDS / 2) -> str:
     """Return the response to a new connection, or the name of its error."""
     done = machine.finish(sys.executable, "-c", ASK, address, str(port), str(seconds), given="x\n")
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1].split(":")[0]

@@ -85,7 +85,7 @@ class FakeTokenService:
 
     def __init__(self, respond: Callable[[TokenRequest], Awaitable[ServiceResult] | ServiceResult]) -> None:
         self.respond = respond
-        self.asked: list[tuple[str, TokenRequest]] = []
+        self.requests: list[tuple[str, TokenRequest]] = []
         """By a pod's address, or for a pod's `namespace/name`."""
         self.unanswered = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
         """The refusal at the end of a wait."""
@@ -93,7 +93,7 @@ class FakeTokenService:
         """The pod that the service found for a request whose client disconnects."""
 
     async def issue(self, peer: str, request: TokenRequest, record: Call | None = None) -> ServiceResult:
-        self.asked.append((peer, request))
+        self.requests.append((peer, request))
         response = self.respond(request)
         try:
             return response if isinstance(response, Issued | RawResponse | Refusal) else await response

@@ -36,12 +36,12 @@ with open({log!r}, "a") as log:
 if words[:1] == ["buildx"]:
     print("sha256:" + "0" * 64)  # the digest of a base image
 if "--query" in words:
-    command = next(at for at, each in enumerate(words) if each.startswith("-"))
-    asked = " ".join([*words[:command], words[words.index("--query") + 1]])
+    command = next(at for at, word in enumerate(words) if word.startswith("-"))
+    wanted = " ".join([*words[:command], words[words.index("--query") + 1]])
     known = {answers!r}
-    if asked not in known:
-        sys.exit(f"az: no answer is known for {{asked}}")
-    print(known[asked].format(name=words[words.index("--name") + 1] if "--name" in words else ""))
+    if wanted not in known:
+        sys.exit(f"az: no answer is known for {{wanted}}")
+    print(known[wanted].format(name=words[words.index("--name") + 1] if "--name" in words else ""))
 """
 
 

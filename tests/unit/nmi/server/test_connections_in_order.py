@@ -137,7 +137,7 @@ async def test_unread_answers_are_bounded() -> None:
     for _ in range(9):
         server.lane.data_received(ask("a"))
         await server.settle()
-    assert len(server.token_service.asked) == len(received) + 9, "bytes one by one do not end like this"
+    assert len(server.token_service.requests) == len(received) + 9, "bytes one by one do not end like this"
 
 
 class Waited:
@@ -151,7 +151,7 @@ class Waited:
 
     async def begin(self, data: bytes) -> None:
         self.server.lane.data_received(data)
-        await until(lambda: bool(self.server.token_service.asked))
+        await until(lambda: bool(self.server.token_service.requests))
         self.now_ns += int(self._seconds * 1e9)
 
     async def lines_after(self, end: Callable[[], object]) -> int:
@@ -243,7 +243,7 @@ async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_r
     server.lane.connection_lost()
     assert len(server.waiting) == 0
     await server.settle()
-    assert server.token_service.asked == []
+    assert server.token_service.requests == []
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ async def test_nothing_is_answered_after_the_last_answer(server: ServerUnderTest
     server.lane.data_received(request_bytes())
     await server.settle()
     assert len(server.replies()) == 1
-    assert server.token_service.asked == []
+    assert server.token_service.requests == []
 
 
 async def test_a_malformed_request_is_answered_in_order_and_ends_the_connection(server: ServerUnderTest) -> None:
@@ -283,7 +283,7 @@ async def test_a_malformed_request_is_answered_in_order_and_ends_the_connection(
     assert [reply.status for reply in received] == [200, 400]
     assert received[1].headers["connection"] == "close"
     assert server.connection.state == "finished"
-    assert len(server.token_service.asked) == 1
+    assert len(server.token_service.requests) == 1
 
 
 async def test_an_answer_to_head_has_no_body_so_that_the_next_answer_is_parsed(server: ServerUnderTest) -> None:

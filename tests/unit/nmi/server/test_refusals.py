@@ -145,7 +145,7 @@ async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_n
         server.token_service.respond = refusing(row.decided)
     server.lane.data_received(row.data)
     assert bool(server.connection.written) is not row.waits, "answered before anything is looked up or waited for"
-    assert row.waits or not server.token_service.asked
+    assert row.waits or not server.token_service.requests
     reply = await ServerUnderTest(row.policy).ask(row.data) if not row.waits else await server.ask(row.data)
 
     assert (reply.status, reply.json["error"]) == (row.status, row.error)
@@ -182,7 +182,7 @@ async def test_without_the_metadata_header_the_body_is_exactly_what_probes_expec
         b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
     )
     assert server.connection.written.startswith(b"HTTP/1.1 400 ")
-    assert server.token_service.asked == []
+    assert server.token_service.requests == []
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])

@@ -47,7 +47,7 @@ async def test_no_field_and_no_parameter_identifies_the_pod(fields: list[tuple[s
     lines = tuple(f"{name}: {value}" for name, value in fields)
     reply = await server.ask(request_bytes(TARGET + query, headers=("Metadata: true", *lines)))
     assert reply.status == 200
-    assert [peer for peer, _ in server.token_service.asked] == [PEER]
+    assert [peer for peer, _ in server.token_service.requests] == [PEER]
 
 
 async def account_of(peer: str, *, pod: bool) -> object:
@@ -85,7 +85,7 @@ async def test_a_connection_that_was_not_redirected_is_refused_on_every_path(
     reply = await server.ask(request_bytes(path))
     assert (reply.status, reply.json["error"]) == (403, "access_denied")
     assert "own address" in reply.json["error_description"]
-    assert (server.token_service.asked, server.proxy.forwarded) == ([], [])
+    assert (server.token_service.requests, server.proxy.forwarded) == ([], [])
 
 
 @pytest.mark.parametrize("path", [TARGET, "/metadata/instance"])
@@ -114,7 +114,7 @@ def refused(server: ServerUnderTest, reply: Reply, status: int, word: str) -> No
     assert reply.status == status
     assert word in reply.json["error_description"]
     assert SECRET.encode() not in reply.body
-    assert server.token_service.asked == [], "nothing was looked up"
+    assert server.token_service.requests == [], "nothing was looked up"
 
 
 @pytest.mark.parametrize("path", ["/host/token/", "/host/token"])
@@ -129,7 +129,7 @@ async def test_a_node_process_gets_the_token_of_the_pod_that_it_names(server: Se
         assert 3000 < int(inner.pop("expires_in")) <= 3600
         del inner["ext_expires_in"]
     assert body["token"] == on_the_token_path
-    assert server.token_service.asked[0][0] == "shop/cart"
+    assert server.token_service.requests[0][0] == "shop/cart"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ async def test_one_of_several_identities_may_be_selected(
     server: ServerUnderTest, name: str, kind: SelectorKind
 ) -> None:
     assert (await server.ask(ask(f"/host/token/?resource=r&{name}=x"))).status == 200
-    ((_, request),) = server.token_service.asked
+    ((_, request),) = server.token_service.requests
     assert (request.resource, request.selector, request.selector_value) == ("r", kind, "x")
 
 
@@ -203,7 +203,7 @@ async def test_a_pod_must_be_named_once_and_by_valid_names(server: ServerUnderTe
 @pytest.mark.parametrize("name", ["cart", "cart-0", "cart.v1-x", "1", "a" * 63, ".".join(["a" * 61] * 4)])
 async def test_every_valid_pod_name_is_accepted(server: ServerUnderTest, name: str) -> None:
     assert (await server.ask(ask("/host/token/?resource=r", "PodNS: shop", f"podname: {name}"))).status == 200
-    assert server.token_service.asked[0][0] == f"shop/{name}"
+    assert server.token_service.requests[0][0] == f"shop/{name}"
 
 
 async def test_the_rules_of_the_token_path_hold_here_too(server: ServerUnderTest) -> None:
@@ -230,7 +230,7 @@ async def test_imds_responses_about_the_nodes_own_identities_are_never_returned(
 async def test_an_answer_of_this_path_never_becomes_a_ready_response(server: ServerUnderTest) -> None:
     for _ in range(2):
         assert (await server.ask(ask(f"/host/token/?resource={RESOURCE}"))).status == 200
-    assert len(server.token_service.asked) == 2
+    assert len(server.token_service.requests) == 2
     assert server.entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
 
 

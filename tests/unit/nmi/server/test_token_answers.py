@@ -93,7 +93,7 @@ async def test_a_token_too_large_to_keep_is_returned_too(server: ServerUnderTest
 async def test_the_issuer_gets_the_connections_peer_and_the_query(server: ServerUnderTest) -> None:
     await server.ask(request_bytes(f"{TOKEN_PATH}?resource=a&msi_res_id=%2Fx&bypass_cache=true"))
     wanted = TokenRequest("a", SelectorKind.RESOURCE_ID, "/x", force_refresh=True)
-    assert server.token_service.asked == [(PEER, wanted)]
+    assert server.token_service.requests == [(PEER, wanted)]
 
 
 @pytest.mark.parametrize("others", [1, 3])
@@ -145,7 +145,7 @@ async def test_an_exempt_pods_answer_never_becomes_a_ready_response(server: Serv
     server.token_service.respond = lambda _: RawResponse(200, BODY, "application/json")
     for _ in range(2):
         await server.ask(request_bytes())
-    assert (len(server.token_service.asked), server.ready()) == (2, None)
+    assert (len(server.token_service.requests), server.ready()) == (2, None)
     assert server.labels() == {(TOKEN_PATH, "200", "shop", RESOURCE)}
 
 

@@ -19,7 +19,7 @@ from tests.support.fault_proxy import Mode
 from tests.support.identity_requests import end
 from tests.support.nmi.node.fixtures import kubelet_with
 from tests.support.nmi.node.machines import REJECT, Machine
-from tests.support.nmi.node.pod_node_imds import Site, asked
+from tests.support.nmi.node.pod_node_imds import Site, response_to
 from tests.support.nmi.node.redirect_process import RedirectProcess
 from tests.system.local.nmi.node.unavailable_api_server import start_without_api_server
 from tests.unit.nmi.node.test_files_of_the_node import CASES
@@ -211,21 +211,21 @@ def test_pods_are_rejected_before_nmi_runs_and_nmi_takes_over_the_rule(
 ) -> None:
     boot_guard.install(tmp_path, TO, KUBELET)
     site.node.run(f"iptables-{backend}", "-A", "FORWARD", "-j", "ACCEPT")
-    assert asked(site.pod) == "imds saw 10.244.0.7", "a reboot without the guard"
+    assert response_to(site.pod) == "imds saw 10.244.0.7", "a reboot without the guard"
     boot(site.node, backend, tmp_path)
-    assert asked(site.pod) == "ConnectionRefusedError"
-    assert asked(site.node) == "imds saw 169.254.0.1", "the node itself is not meant"
+    assert response_to(site.pod) == "ConnectionRefusedError"
+    assert response_to(site.node) == "imds saw 169.254.0.1", "the node itself is not meant"
     boot(site.node, backend, tmp_path)
     assert site.node.rules(backend, "FORWARD") == [REJECT, ACCEPT], "once, however often the unit runs, and first"
     with RedirectProcess(site.node, "--fail-closed") as started:
         assert started.installed()["repairs"] == 0
         assert site.node.rules(backend, "FORWARD") == [REJECT, ACCEPT], "NMI recognises the rule as its own"
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
     done = site.node.finish(sys.executable, "-m", "nmi", "--cleanup", f"--systemd-directory={tmp_path}")
     assert f"removed the boot guard ({tmp_path / boot_guard.NAME})" in done.stdout, done.stderr
     assert not boot_guard.installed(tmp_path)
     assert site.node.rules(backend, "FORWARD") == [ACCEPT]
-    assert asked(site.pod) == "imds saw 10.244.0.7"
+    assert response_to(site.pod) == "imds saw 10.244.0.7"
 
 
 @pytest.mark.root

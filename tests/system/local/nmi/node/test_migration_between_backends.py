@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.nmi.node.machines import NEVER, Machine, Program
-from tests.support.nmi.node.pod_node_imds import IMDS, Site, asked, sites
+from tests.support.nmi.node.pod_node_imds import IMDS, Site, response_to, sites
 from tests.support.nmi.node.redirect_process import RedirectProcess
 
 pytestmark = pytest.mark.root
@@ -78,7 +78,7 @@ def test_a_reject_of_another_backend_is_lifted_without_fail_closed(site: Site) -
     with RedirectProcess(site.node, "--redirect=iptables-nft", NEVER) as node:
         assert node.installed()["problem"] is None
     assert traces(site.node) == []
-    assert asked(site.pod) == "imds saw 10.244.0.7"
+    assert response_to(site.pod) == "imds saw 10.244.0.7"
 
 
 def test_python_iptables_is_not_loaded_on_a_host_without_legacy_tables(site: Site) -> None:

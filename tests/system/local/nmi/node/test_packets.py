@@ -13,7 +13,7 @@ from nmi.node.conntrack import LISTED_MAX
 from tests.support.nmi.node import aks
 from tests.support.nmi.node.fixtures import in_every_backend
 from tests.support.nmi.node.machines import JUMP, NEVER, REJECT, Worker
-from tests.support.nmi.node.pod_node_imds import IMDS, Site, asked, kept_connection, serving
+from tests.support.nmi.node.pod_node_imds import IMDS, Site, kept_connection, response_to, serving
 from tests.support.nmi.node.redirect_process import RedirectProcess
 from tests.support.waiting import until_sync
 
@@ -29,7 +29,7 @@ DROPPED_SECONDS = 1.5
 def test_pods_reach_nmi_while_the_rule_is_installed_and_its_counter_counts_their_first_packets(
     site: Site, backend: str
 ) -> None:
-    assert asked(site.pod) == "imds saw 10.244.0.7"
+    assert response_to(site.pod) == "imds saw 10.244.0.7"
     with (
         serving(site.imds, IMDS, 8080, "other"),
         serving(site.node, "10.244.0.1", 80, "node"),
@@ -39,17 +39,17 @@ def test_pods_reach_nmi_while_the_rule_is_installed_and_its_counter_counts_their
         worker.do("install")
         assert worker.do("packets") == 0
         for count in (1, 2):
-            assert asked(site.pod) == "nmi saw 10.244.0.7"
-            assert asked(site.node) == "imds saw 169.254.0.1"
+            assert response_to(site.pod) == "nmi saw 10.244.0.7"
+            assert response_to(site.node) == "imds saw 169.254.0.1"
             assert worker.do("packets") == count
-        assert asked(site.pod, IMDS, 8080) == "other saw 10.244.0.7"
-        assert asked(site.pod, "10.244.0.1", 80) == "node saw 10.244.0.7"
+        assert response_to(site.pod, IMDS, 8080) == "other saw 10.244.0.7"
+        assert response_to(site.pod, "10.244.0.1", 80) == "node saw 10.244.0.7"
         worker.do("install", "reject")
         assert worker.do("packets", "reject") == 0
         worker.do("remove", "reject")
         worker.do("remove")
         assert worker.do("packets") is None
-        assert asked(site.pod) == "imds saw 10.244.0.7"
+        assert response_to(site.pod) == "imds saw 10.244.0.7"
 
 
 def test_without_route_localnet_packets_are_dropped_and_the_check_names_the_cause(site: Site, backend: str) -> None:
@@ -58,11 +58,11 @@ def test_without_route_localnet_packets_are_dropped_and_the_check_names_the_caus
     code = "from nmi.node import route_localnet; print(route_localnet.fault())"
     with Worker(site.node, backend) as worker:
         worker.do("install")
-        assert asked(site.pod, seconds=DROPPED_SECONDS) == "TimeoutError"
+        assert response_to(site.pod, seconds=DROPPED_SECONDS) == "TimeoutError"
         assert "sysctl -w net.ipv4.conf.all.route_localnet=1" in site.node.run(sys.executable, "-c", code)
         site.node.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
         assert site.node.run(sys.executable, "-c", code) == "None\n"
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
 
 
 @pytest.mark.parametrize("private", ["127.0.0.1", "127.0.0.53"])
@@ -79,23 +79,23 @@ def test_the_guard_drops_packets_of_neighbours_and_accepts_redirected_ones(
     with Worker(site.node, backend) as worker, serving(site.node, private, 10250, "private"):
         worker.do("install")
         site.node.run(f"iptables-{backend}", "-A", "INPUT", "-j", "ACCEPT")
-        assert asked(site.pod, PRETENDED, 10250) == "private saw 10.244.0.7"
+        assert response_to(site.pod, PRETENDED, 10250) == "private saw 10.244.0.7"
         call = f"ensure_guard('/usr/sbin/iptables-{backend}')"
         code = f"import asyncio; from nmi.node.route_localnet import ensure_guard; asyncio.run({call})"
         site.node.run(sys.executable, "-c", code)
-        assert asked(site.pod, PRETENDED, 10250, seconds=DROPPED_SECONDS) == "TimeoutError"
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
-        assert asked(site.node, private, 10250).startswith("private saw 127.0.0.")
+        assert response_to(site.pod, PRETENDED, 10250, seconds=DROPPED_SECONDS) == "TimeoutError"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.node, private, 10250).startswith("private saw 127.0.0.")
 
 
 def test_the_redirect_of_nftables_is_effective_before_a_rule_of_iptables(site: Site) -> None:
     foreign_rule = ("-t", "nat", "-I", "PREROUTING", "-d", IMDS, "-p", "tcp", "-j", "DNAT", "--to-destination", IMDS)
     with Worker(site.node, "nftables") as worker:
         worker.do("install", "reject")
-        assert asked(site.pod) == "ConnectionRefusedError"
+        assert response_to(site.pod) == "ConnectionRefusedError"
         site.node.run("iptables-nft", *foreign_rule)
         worker.do("install")
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
 
 
 @in_every_backend
@@ -106,7 +106,7 @@ def test_open_connections_survive_the_withdrawal(site: Site, backend: str) -> No
         assert old.ask() == "nmi saw 10.244.0.7"
         worker.do("withdraw")
         assert old.ask() == "nmi saw 10.244.0.7"
-        assert asked(site.pod) == "imds saw 10.244.0.7"
+        assert response_to(site.pod) == "imds saw 10.244.0.7"
         old.end()
 
 
@@ -120,12 +120,12 @@ def test_a_rule_of_another_program_that_is_effective_first_makes_nmi_not_ready(s
         site.node.run("nft", "add", "rule", "ip", "first", "c", "ip", "daddr", IMDS, "dnat", "to", IMDS)
 
         def bypassed(state: dict[str, object]) -> bool:
-            assert asked(site.pod) == "imds saw 10.244.0.7"
+            assert response_to(site.pod) == "imds saw 10.244.0.7"
             return state["problem"] is not None
 
         assert "none matched the redirect" in str(node.until(bypassed)["problem"])
         site.node.run("nft", "delete", "table", "ip", "first")
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
         node.until(lambda state: state["problem"] is None)
 
 
@@ -135,15 +135,15 @@ def test_a_rule_of_another_program_that_is_effective_first_makes_nmi_not_ready(s
 def test_the_reject_rule_refuses_pods_immediately_and_no_other_sender(site: Site, backend: str) -> None:
     with serving(site.imds, IMDS, 8080, "other"), Worker(site.node, backend) as worker:
         worker.do("install", "reject")
-        assert asked(site.pod) == "ConnectionRefusedError", "refused, not left to time out"
-        assert asked(site.node) == "imds saw 169.254.0.1"
-        assert asked(site.pod, IMDS, 8080) == "other saw 10.244.0.7"
+        assert response_to(site.pod) == "ConnectionRefusedError", "refused, not left to time out"
+        assert response_to(site.node) == "imds saw 169.254.0.1"
+        assert response_to(site.pod, IMDS, 8080) == "other saw 10.244.0.7"
         worker.do("install")
-        assert asked(site.pod) == "nmi saw 10.244.0.7", "redirected packets do not reach it"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7", "redirected packets do not reach it"
         site.node.run(f"iptables-{backend}", "-t", "nat", "-F")
-        assert asked(site.pod) == "ConnectionRefusedError"
+        assert response_to(site.pod) == "ConnectionRefusedError"
         worker.do("remove", "reject")
-        assert asked(site.pod) == "imds saw 10.244.0.7"
+        assert response_to(site.pod) == "imds saw 10.244.0.7"
 
 
 def test_the_reject_rule_also_ends_older_connections(site: Site, backend: str) -> None:
@@ -160,11 +160,11 @@ def test_the_reject_rule_covers_an_address_that_the_node_translates_to_imds(site
     site.node.run(f"iptables-{backend}", "-t", "nat", "-A", "PREROUTING", *service)
     with Worker(site.node, backend) as worker:
         worker.do("install")
-        assert asked(site.pod, "10.96.0.9") == "imds saw 10.244.0.7", (
+        assert response_to(site.pod, "10.96.0.9") == "imds saw 10.244.0.7", (
             "the redirect alone does not apply to that address"
         )
         worker.do("install", "reject")
-        assert asked(site.pod, "10.96.0.9") == "ConnectionRefusedError"
+        assert response_to(site.pod, "10.96.0.9") == "ConnectionRefusedError"
 
 
 # Connections past NMI, and their deletion from conntrack.
@@ -173,7 +173,7 @@ def test_the_reject_rule_covers_an_address_that_the_node_translates_to_imds(site
 def test_conntrack_entries_from_before_the_rule_are_deleted_and_those_to_nmi_are_not(site: Site, backend: str) -> None:
     with Worker(site.node, backend) as worker:
         assert worker.do("bypassing") == []
-        assert asked(site.node) == "imds saw 169.254.0.1"
+        assert response_to(site.node) == "imds saw 169.254.0.1"
         old = kept_connection(site.pod)
         assert old.ask() == "imds saw 10.244.0.7"
         worker.do("install")
@@ -202,7 +202,7 @@ def test_a_connection_made_while_the_rule_was_missing_is_ended_after_the_repair(
         os.kill(node.pid, signal.SIGCONT)
         node.until(lambda state: state["repairs"] == 1 and state["forgotten_connections"] > forgotten)
         assert old.ask() in BROKEN
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
         assert own.ask() == "imds saw 169.254.0.1", "the node's own connection is kept"
     old.end()
     own.end()
@@ -230,18 +230,18 @@ def test_with_nmi_pods_reach_nmi_and_the_node_reaches_imds(
 ) -> None:
     if first == "aks":
         aks.restrict(site.node, backend, table)
-        assert asked(site.pod, seconds=DROPPED_SECONDS) == "TimeoutError", "without NMI pods cannot reach IMDS"
+        assert response_to(site.pod, seconds=DROPPED_SECONDS) == "TimeoutError", "without NMI pods cannot reach IMDS"
     with RedirectProcess(site.node, *flags) as nmi:
         nmi.installed()
         aks.restrict(site.node, backend, table)
         if flags and table == "filter":
             until_reject_is_first(site, backend)
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
-        assert asked(site.node) == "imds saw 169.254.0.1"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.node) == "imds saw 169.254.0.1"
     # After an orderly stop, and even if nat is flushed: AKS's rule drops, or our reject refuses where it comes first.
     site.node.run(f"iptables-{backend}", "-t", "nat", "-F")
     refused = "ConnectionRefusedError" if flags and table == "filter" else "TimeoutError"
-    assert asked(site.pod, seconds=DROPPED_SECONDS) == refused
+    assert response_to(site.pod, seconds=DROPPED_SECONDS) == refused
     assert aks.COMMENT in site.node.run(f"iptables-{backend}", "-t", table, "-S"), "AKS's rules remain"
 
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tests.support.nmi.node.machines import JUMP, NEVER, REJECT, Lock, Machine
-from tests.support.nmi.node.pod_node_imds import Site, asked
+from tests.support.nmi.node.pod_node_imds import Site, response_to
 from tests.support.nmi.node.redirect_process import RedirectProcess
 from tests.support.waiting import until_sync
 
@@ -167,12 +167,12 @@ def test_the_whole_life_of_an_nmi_without_iptables(site: Site) -> None:
         state = node.installed()
         assert (state["backend"], state["target"], state["problem"]) == ("nftables", "loopback", None)
         assert state["reason"] == "this node has no rules of iptables; route_localnet is on"
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
         site.node.run("nft", "flush", "ruleset")
         node.until(lambda state: state["repairs"] == 1 and state["in_force"])
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
     assert site.node.saved("nftables") == before
-    assert asked(site.pod) == "imds saw 10.244.0.7"
+    assert response_to(site.pod) == "imds saw 10.244.0.7"
 
 
 # The flush guard.
@@ -189,18 +189,18 @@ def guards(machine: Machine) -> list[str]:
 def test_no_packet_reaches_imds_between_a_flush_and_the_repair(site: Site, used: str) -> None:
     with RedirectProcess(site.node, "--fail-closed", f"--redirect={used}", NEVER) as node:
         assert node.installed()["flush_guard"] in guards(site.node)
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
         os.kill(node.pid, signal.SIGSTOP)  # so that nothing is repaired
         site.node.run("nft", "flush", "ruleset")
         assert site.node.saved("nft") == []
-        assert asked(site.pod) == "ConnectionRefusedError"
-        assert asked(site.node) == "imds saw 169.254.0.1"
+        assert response_to(site.pod) == "ConnectionRefusedError"
+        assert response_to(site.node) == "imds saw 169.254.0.1"
         os.kill(node.pid, signal.SIGCONT)
         node.until(lambda state: state["repairs"] == 2 and state["problem"] is None)
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
+        assert response_to(site.pod) == "nmi saw 10.244.0.7"
     if used == "nftables":
         site.node.run("nft", "flush", "chain", "ip", "aad-pod-identity", "prerouting")
-        assert asked(site.pod) == "ConnectionRefusedError", "the reject remains after the end"
+        assert response_to(site.pod) == "ConnectionRefusedError", "the reject remains after the end"
 
 
 @with_iptables_nft

@@ -115,7 +115,7 @@ async def test_nmi_answers_itself_and_logs_the_request(tmp_path: Path, policy: S
     assert line.startswith("I"), line
     assert "reason=unknown_path" in line.replace('"', "")
     assert nmi.proxy.forwarded == []
-    assert nmi.token_service.asked == []
+    assert nmi.token_service.requests == []
 
 
 async def test_a_request_that_nmi_attributes_to_the_new_pod_is_logged_after_one_that_it_does_not(
