@@ -70,6 +70,7 @@ class ArmReads:
             case HTTPStatus.OK:
                 return response
             case HTTPStatus.UNAUTHORIZED:
+                # The error of a failed sign-in, so that the report names the credentials and not the host.
                 raise ClientAuthenticationError(response=response)
             case _:
                 raise HttpResponseError(response=response)

@@ -113,6 +113,7 @@ class GrowingPolling(AsyncARMPolling):
     @override
     async def request_status(self, status_link: str) -> Any:
         began = self._clock()
+        # Also the outcome of a cancelled poll, which no clause below catches.
         failure: AzureError | None = Unreachable("the call was cut off")
         try:
             response = await super().request_status(status_link)
@@ -135,7 +136,9 @@ class GrowingPolling(AsyncARMPolling):
     @override
     def _extract_delay(self) -> float:
         header = self._pipeline_response.http_response.headers.get("Retry-After", "")
+        # Not isdigit alone, which accepts ² too: float rejects it.
         if header.isascii() and header.isdigit():
+            # A longer pause would end after the operation's own limit.
             return min(float(header), OPERATION_SECONDS)
         delay = poll_pause(self._waited_seconds, self._running())
         self._waited_seconds += delay
@@ -210,6 +213,7 @@ class Compute:
 
         try:
             async with self._call(_kind(host, "update"), OPERATION_SECONDS):
+                # The PATCH must end while this process certainly holds the lease; the operation may last longer.
                 async with asyncio.timeout(self._request_seconds):
                     operations = await self._operations(host)
                     poller = await operations.begin_update(
@@ -221,6 +225,7 @@ class Compute:
                         etag=change.etag or None,
                         match_condition=MatchConditions.IfNotModified if change.etag else None,
                         cls=keep,
+                        # Polls are repeated, unlike other calls: a failed one leaves the update's outcome unknown.
                         polling=GrowingPolling(self._observe, self._clock, lambda: self._running, retry_total=3),
                         **self._options(),
                     )
@@ -261,6 +266,7 @@ class Compute:
     async def _operations(self, host: Host) -> Any:
         """Return the SDK's operations for the host's kind; both kinds have the same methods, which their types do not
         declare."""
+        # Of two clients for one subscription only the second would be closed.
         async with self._making:
             client = self._clients.get(host.subscription)
             if client is None:
@@ -276,6 +282,7 @@ class Compute:
                 connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=self._ssl or True),
                 request_class=leader_request(self._may_write),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                # As in azure-core's own session: its responses are decompressed by azure-core.
                 auto_decompress=False,
                 trust_env=False,  # ArmTransport finds the proxy
             )
@@ -317,11 +324,13 @@ class Compute:
             async with asyncio.timeout(limit_seconds):
                 yield
             failure = None
+        # The last two are raised for a response that is no readable JSON.
         except (SdkError, TimeoutError, OSError, ValueError, RecursionError) as error:
             failure = translated(error, self._sign_in_action)
             raise failure from error
         finally:
             self._observe(kind, self._clock() - began, outcome_of(failure))
+            # A call without a response shows nothing about the sign-in.
             if not isinstance(failure, Unreachable):
                 self.sign_in_problem = failure.message if isinstance(failure, SignInFailed) else None
 

@@ -88,6 +88,7 @@ class BadIdentities(Refused):
     ids: frozenset[str] = frozenset()
 
 
+# The first class that fits counts, so each one comes before its base class.
 _OUTCOMES: Final[Mapping[type[AzureError], str]] = {
     HostNotFound: "not_found",
     UpdateConflict: "conflict",
@@ -117,6 +118,7 @@ def translated(error: BaseException, sign_in_action: str = CLOUD_CONFIG) -> Azur
     """Return the AzureError for an exception of azure-core or azure-identity, or a TimeoutError. *sign_in_action*: the
     next action after a failed sign-in.
     """
+    # First: it is an HttpResponseError too, but does not concern the requested operation.
     if isinstance(error, ClientAuthenticationError):
         detail = _QUOTED_CLIENT_ID.sub(lambda match: f"'{redacted(match[1])}'", error.message)
         problem = f"no token for Resource Manager; {sign_in_action}: {detail}"
@@ -169,4 +171,5 @@ def _code_and_message(error: HttpResponseError) -> tuple[str, str]:
 
 def seconds(header: str) -> float | None:
     """Return the seconds of a Retry-After header; None for anything else (Azure sends no dates)."""
+    # A number of 400 digits would become infinity, and the calls would stop for good.
     return float(header) if header.isascii() and header.isdigit() and len(header) <= 6 else None

@@ -92,6 +92,7 @@ class Change:
         identity: dict[str, Any] = {"type": self.type}
         if USER in self.type:
             entries: dict[str, Any] = {text: {} for text in self.adds}
+            # Azure merges the map by key, so only null removes an identity.
             identity["userAssignedIdentities"] = entries | dict.fromkeys(self.removes)
         return json.dumps({"identity": identity}, separators=(",", ":")).encode()
 
@@ -172,6 +173,7 @@ def read_identities(data: bytes, etag_header: str = "") -> HostIdentities:
 
 def role_command(principal: str, role: str, scope: str) -> str:
     """Return the command that grants *role* to the *principal* (object id)."""
+    # An AzureIdentity's author chooses the scope, and an operator runs the command in a shell.
     return (
         f"az role assignment create --role '{role}' --assignee-object-id {principal} "
         f"--assignee-principal-type ServicePrincipal --scope {quote(scope)}"

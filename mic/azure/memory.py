@@ -174,6 +174,7 @@ class HostMemory:
     def next_poll(self) -> float:
         """Return the seconds until the next poll of a running operation; they grow each time."""
         pause = min(POLL_FIRST_SECONDS * 1.5**self._polls, POLL_MOST_SECONDS)
+        # By then the pause has reached its maximum, and a larger power would overflow in the end.
         self._polls = min(self._polls + 1, 16)
         return pause
 
@@ -240,6 +241,7 @@ class HostMemory:
 
     def end_quarantine(self, keys: Iterable[str]) -> bool:
         """End the quarantine of these and forget their refusals. Return whether any was quarantined."""
+        # Not any(), which would leave the keys after the first quarantined one.
         return sum(self._quarantined.pop(key, None) is not None for key in keys) > 0
 
     def retry_now(self, key: str) -> bool:
@@ -247,6 +249,7 @@ class HostMemory:
         quarantined."""
         quarantined = self._quarantined.get(key)
         if quarantined is not None:
+            # The entry stays: it keeps the identity in a separate update, and lets its pauses grow.
             quarantined.until = self.clock()
         return quarantined is not None
 

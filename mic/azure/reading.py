@@ -29,6 +29,7 @@ async def read_hosts(
 
     async def read(host: Host) -> None:
         async with slots:
+            # Only here, with a slot: the failure may have come during the wait for it.
             if error := given_up.get("") or given_up.get(host.subscription):
                 responses[host.key] = error
                 return
@@ -36,12 +37,14 @@ async def read_hosts(
                 responses[host.key] = await compute.get(host)
             except AzureError as error:
                 responses[host.key] = error
+                # After a whole round without a response the other requests would get none either.
                 silent = len(responses) >= parallel and all(
                     isinstance(result, Unreachable) for result in responses.values()
                 )
                 if silent or (isinstance(error, Refused) and error.status in NO_USE):
                     given_up[""] = error
                 elif isinstance(error, Throttled):
+                    # Resource Manager throttles a subscription and a client, not a host.
                     given_up[host.subscription] = error
 
     async with asyncio.TaskGroup() as tasks:

@@ -39,6 +39,7 @@ class ArmTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core declar
     ) -> Any:
         """Send *request* through its host's proxy, if any."""
         url = urlsplit(request.url)
+        # Without user information, with which NO_PROXY would match no host.
         proxy = self._proxy_of(url.scheme, url.netloc.rpartition("@")[2])
         return await super().send(request, stream=stream, proxies=proxies, proxy=proxy, **config)
 
