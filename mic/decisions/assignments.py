@@ -76,6 +76,7 @@ class PendingDetach(NamedTuple):
     identity: str
 
 
+# No gc: thousands stay alive, form no cycles, and would be scanned by each collection.
 class DesiredAssignment(msgspec.Struct, frozen=True, gc=False):
     """The use of one identity by a running, scheduled pod, through one binding."""
 
@@ -161,6 +162,7 @@ def _decode_pending_detaches(written: str) -> Iterable[PendingDetach]:
         return
     try:
         entries: Any = _JSON.decode(written)
+    # Another client may have written it: what cannot be read counts as absent and must not end MIC.
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return
     for entry in entries[:PENDING_DETACHES_MAX] if isinstance(entries, list) else ():
@@ -219,11 +221,15 @@ def unchanged(desired: DesiredAssignment, existing: ExistingAssignment) -> bool:
         and meta.namespace == desired.namespace
         and annotations.get(POD_UID_ANNOTATION, "") in ("", pod.uid)
         and spec.nodename == node
+        # NMI may watch only the objects of its node, by this label.
         and labels.get(NODENAME_LABEL, "") == nodename_label(node)
+        # Without it the record of an attached identity ends before MIC has detached it.
         and FINALIZER in (meta.finalizers or ())
         and identity.metadata.uid in ("", new_identity.metadata.uid)
+        # The first comparison avoids two copies for each object.
         and (identity.spec == new_identity.spec or _substance(identity.spec) == _substance(new_identity.spec))
         and (
+            # A change of other annotations changes for no pod what it gets.
             identity.metadata.annotations == new_identity.metadata.annotations
             or all(
                 identity.metadata.annotation(annotation) == new_identity.metadata.annotation(annotation)
@@ -256,6 +262,7 @@ def in_sync(desired: DesiredAssignment | None, active: Collection[ExistingAssign
     (existing,) = active
     return (
         existing.object.status.status == ASSIGNED
+        # Without a recorded owner MIC could not decide later whether to detach the identity.
         and (desired.identity_id is None or existing.attached_by != "")
         and unchanged(desired, existing)
     )

@@ -51,6 +51,7 @@ def fault(desired: DesiredAssignment, azure: HostIdentities | None, policy: Poli
     if desired.identity_id is None:
         return ""
     key = desired.identity_id.key
+    # In this order, because the first reason needs no response of Azure.
     return of_cluster(desired.identity, key, policy) or (
         mismatch(desired.identity, azure.attached.get(key)) if azure is not None else ""
     )

@@ -28,15 +28,18 @@ def finish(
     """
     failures = failures or {}
     refusal = policy.refusal(host_view.host)
+    # A failure replaces the delay of the same identity: it names what must be corrected.
     reasons = dict.fromkeys(host_view.usages, refusal) if refusal else {**(delays or {}), **failures}
     if host_view.host is None or refusal:
         # MIC cannot detach there, so objects must not wait for it.
         azure = GONE
     steps: list[FinishStep] = []
     for desired, active in host_view.out_of_sync_assignments():
+        # The first steps of the next pass leave exactly one object.
         if desired is None or len(active) != 1:
             continue
         try:
+            # A status must not confirm content that the API server has not accepted yet.
             step = _outcome(desired, active[0], azure, policy, reasons) if unchanged(desired, active[0]) else None
         except Exception as error:  # noqa: BLE001 - as in `preparation.independent`
             on_fault(desired.pod.key, error)
@@ -71,6 +74,7 @@ def _outcome(
         return None
     fault = client_ids.fault(desired, azure, policy)
     reason = fault or failures.get(desired.identity_id.key, "")[:MESSAGE_MAX]
+    # The same message again would be a write in each pass.
     if not reason or client_ids.states(existing, reason):
         return None
     return Explain(existing, reason, identity_at_fault=bool(fault))
@@ -92,6 +96,7 @@ def _withdrawals(host_view: HostView, azure: HostIdentities | None, failures: Ma
 def _releasable(
     existing: ExistingAssignment, host_view: HostView, azure: HostIdentities | None, policy: Policy
 ) -> bool:
+    # The object is the only record of its pending detaches.
     if existing.pending_detaches or FINALIZER not in (existing.object.metadata.finalizers or ()):
         return False
     # MIC detaches nothing for the following two, so they do not wait for Azure.

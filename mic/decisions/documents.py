@@ -55,8 +55,9 @@ def distinct_name(key: AssignmentKey, again: int = 0) -> str:
     """Return a name that no other assignment has: the plain one, cut if necessary, and ten hex digits of a hash of the
     four parts. *again* selects further names for an assignment whose earlier objects still have this one."""
     parts = (key.pod, key.pod_namespace, key.identity, key.identity_namespace, *([str(again)] if again else ()))
-    # No part can contain the separator, so no two claims are hashed alike.
+    # No part can contain the separator, so no two assignments have one digest input.
     digest = sha256("/".join(parts).encode()).hexdigest()[:10]
+    # The API server refuses a name with a dot next to a hyphen, which the cut can leave.
     return f"{plain_name(key)[: NAME_MAX - len(digest) - 1].rstrip('-.')}-{digest}"
 
 
@@ -144,7 +145,9 @@ def update_operations(
 ) -> Operations:
     """Return the JSON patch that updates *existing* in place to *desired*. It fails if the object has changed since."""
     meta = existing.object.metadata
+    # With the message, which explains the object's earlier content.
     ours = (POD_UID_ANNOTATION, ATTACHED_BY_ANNOTATION, DETACH_PENDING_ANNOTATION, MESSAGE_ANNOTATION)
+    # The patch replaces all annotations, and those of other clients must stay.
     others = {key: value for key, value in (meta.annotations or {}).items() if key not in ours}
     finalizers = list(dict.fromkeys([*(meta.finalizers or ()), FINALIZER]))
     return [
@@ -198,6 +201,7 @@ def release_operations(existing: ExistingAssignment, status: str) -> Operations:
     rest = [name for name in existing.object.metadata.finalizers or () if name != FINALIZER]
     return [
         *_same(existing),
+        # The list is written as a whole: another client's new finalizer must not be lost.
         {"op": "test", "path": "/metadata/finalizers", "value": existing.object.metadata.finalizers or []},
         _status_operation(existing, status),
         {"op": "replace", "path": "/metadata/finalizers", "value": rest},
@@ -205,6 +209,7 @@ def release_operations(existing: ExistingAssignment, status: str) -> Operations:
 
 
 def _same(existing: ExistingAssignment) -> Operations:
+    # Not the version: other clients' changes do not matter, but another object of that name does.
     return [{"op": "test", "path": "/metadata/uid", "value": existing.object.metadata.uid}]
 
 
@@ -224,8 +229,10 @@ def _status_operation(existing: ExistingAssignment, status: str) -> dict[str, An
 def _annotation_operations(existing: ExistingAssignment, annotations: Mapping[str, str | None]) -> Operations:
     before = existing.object.metadata.annotations
     set_ = {key: value for key, value in annotations.items() if value is not None}
+    # `remove` without such a member would fail the whole patch (RFC 6902 §4.2).
     gone = [key for key, value in annotations.items() if value is None and before and key in before]
     if before is None:
+        # `add` of one annotation would fail without this map (RFC 6902 §4.1).
         return [{"op": "add", "path": "/metadata/annotations", "value": set_}] if set_ else []
     return [
         *({"op": "add", "path": f"/metadata/annotations/{_pointer(key)}", "value": set_[key]} for key in set_),

@@ -37,6 +37,7 @@ def _waits(host_view: HostView, azure: HostIdentities, policy: Policy) -> bool:
 def _identity_needs_read(
     key: str, usage: IdentityUsage, azure: HostIdentities, policy: Policy, restraint: Restraint
 ) -> bool:
+    # MIC changes nothing for it before its retry, whatever Azure shows.
     if key in restraint.quarantined:
         return False
     there = key in azure.attached

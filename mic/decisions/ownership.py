@@ -19,6 +19,7 @@ def attached_by(usage: IdentityUsage | None, azure: HostIdentities | None, polic
     if usage.attached_by_mic or policy.adopt_existing:
         return "mic"
     if azure is None or azure.gone:
+        # Without identities on Azure to compare with, only another object's record counts.
         return "foreign" if usage.foreign else ""
     return "foreign" if usage.identity_id.key in azure.attached else "mic"
 
@@ -46,6 +47,7 @@ def is_removable(key: str, usage: IdentityUsage, azure: HostIdentities, policy: 
 def _immutable(key: str, usage: IdentityUsage, azure: HostIdentities, policy: Policy) -> bool:
     """Return whether any object or Azure names an immutable id for the identity."""
     attached = azure.attached.get(key)
+    # Each source may lack the client id: some clouds report none, and objects need not name it.
     names = usage.client_ids.keys() | {key} | ({attached.client_id.lower()} if attached else set())
     return not policy.immutable.isdisjoint(names)
 
@@ -59,6 +61,7 @@ def is_record_deletable(key: str, usage: IdentityUsage, azure: HostIdentities | 
         return False
     if usage.needed == 0 and _immutable(key, usage, azure, policy):
         return True
+    # During an operation Azure shows its intended result, and the detach may still fail.
     return azure.gone or (key not in azure.attached and not azure.updating)
 
 

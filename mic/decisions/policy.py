@@ -34,6 +34,7 @@ class Policy:
         """Return the policy with all ids of the cluster's own identity that *azure* shows: the cloud config has one."""
         own = self.own
         for key, attached in azure.attached.items():
+            # Azure may report no client id, and an empty one would join all such identities.
             names = {key, attached.client_id.lower()} - {""}
             own = own if own.isdisjoint(names) else own | names
         return self if own == self.own else replace(self, own=own)

@@ -31,6 +31,7 @@ def prepare(
         if desired is None or (lost and desired.identity_id is not None):
             continue
         try:
+            # Complete before the first step counts: a failure leaves out the assignment as a whole.
             planned = [*_objects_for(host_view, desired, active, azure, policy, names=names)]
         except Exception as error:  # noqa: BLE001 - as in `independent`
             on_fault(desired.pod.key, error)
@@ -151,6 +152,7 @@ def _creation(
     if azure is not None and azure.gone and desired.identity_id is not None:
         return None
     name = free_name(desired, lambda key: key in names or host_view.taken(key, desired))
+    # Another pod of this pass may have the same plain name, and no object has it yet.
     names.add((desired.namespace, name))
     ready = ownership.is_ready(desired, attached_by, azure, policy)
     return Create(desired, name, ASSIGNED if ready else CREATED, attached_by)
@@ -171,6 +173,7 @@ def _update(
         and host_view.holds(existing)
     )
     usage = host_view.usages.get(desired.identity_id.key) if desired.identity_id else None
+    # The record of an earlier host or identity states nothing about this one.
     attached_by = (existing.attached_by if stays else "") or ownership.attached_by(usage, azure, policy)
     pending_detaches = list(existing.pending_detaches)
     if not stays and (existing.attached_by == "mic" or policy.adopt_existing):
