@@ -59,6 +59,7 @@ class Controller:
         exception."""
         self._view = view
         self._passes = WorkQueue(clock=clock, on_fault=on_fault)
+        # The maximum equals the time without events: further ones must not postpone a revocation.
         self._revocations, self._assignments = (
             WorkQueue(
                 gather_seconds=COLLECT_SECONDS, gather_most_seconds=COLLECT_SECONDS, clock=clock, on_fault=on_fault
@@ -109,11 +110,14 @@ class Controller:
     async def _read_all_hosts(self) -> NoReturn:
         """Read each host once per interval, spread evenly, without a peak at Azure or in the event loop."""
         while True:
+            # The others have nothing that could differ from Azure.
             keys = [host.key for host in self._view.host_states() if host.host is not None and host.usages]
+            # Plus one, so that the loop pauses without any host too.
             pause = self._look_seconds / (len(keys) + 1)
             for key in keys:
                 await asyncio.sleep(pause)
                 self._host_reconciler.request_read(key)
+                # The passes only: Azure's state causes no revocation and no write without a host.
                 self._passes.later(key, 0.0)
             await asyncio.sleep(pause)
 

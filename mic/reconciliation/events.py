@@ -61,6 +61,7 @@ class AssignmentEvents:
         for step in outcomes:
             if not isinstance(step, Explain) or step.existing.identity_id is None:
                 continue
+            # The loop above has recorded the others.
             if step.existing.identity_id.key not in failed or step.identity_at_fault:
                 self._not_applied([step.existing], step.message)
             if step.identity_at_fault:

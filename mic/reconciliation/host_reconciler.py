@@ -118,6 +118,7 @@ class HostReconciler:
         began = self._clock()
         host_view = self._view.host_state(key)
         if host_view.empty:
+            # Otherwise every host that ever existed would remain in memory.
             self._memories.pop(key, None)
             self._requested_reads.discard(key)
             return PassResult()
@@ -143,12 +144,14 @@ class HostReconciler:
         return PassResult(failed=written.error is not None, again_after=again)
 
     async def _reconcile(self, key: str, host_view: HostView) -> PassResult:
+        # The host is in the memories from its first pass on, so that its refusal is logged once.
         refusal = self._updater.policy.refusal(host_view.host) if key not in self._memories else ""
         # Anyone with permission to write Nodes can name new hosts without end.
         if refusal and self._lines.allows():
             log.warning("MIC does not change the host of a node", extra={"vm": key, "reason": refusal})
         memory = self._memories.setdefault(key, HostMemory(self._clock))
         fresh = await self._read_if_due(key, host_view, memory)
+        # Only after a read: other passes would repeat the Events.
         if fresh and memory.identities is not None and memory.identities.gone:
             AssignmentEvents(self._recorder).lost(self._view.host_state(key))
         left_out = LeftOutObjects(key, self._metrics)
@@ -159,6 +162,7 @@ class HostReconciler:
         if fresh:
             # Also after a failed write: an identity without a record is not attached, one in use is not detached.
             failed = await self._updater.update(key, memory)
+        # Again, because the cluster may have changed during the calls.
         host_view = self._view.host_state(key)
         reasons = self._reasons(host_view, memory)
         throttled = memory.reads.throttling or memory.writes.throttling
@@ -194,6 +198,7 @@ class HostReconciler:
             return False
         if memory.identities is not None and memory.writes.until > self._clock() and key not in self._requested_reads:
             return False  # MIC could not act on the response yet
+        # Before the read, so that a request during it causes another one.
         self._requested_reads.discard(key)
         return await self._updater.read(host, memory)
 
@@ -202,6 +207,7 @@ class HostReconciler:
         if memory.missing_since is not None and host_view.host is not None:
             return dict.fromkeys(host_view.usages, lost(host_view.host))
         if reason := memory.reads.refusal or memory.writes.refusal:
+            # The reason of one identity is more precise than that of its host.
             return dict.fromkeys(host_view.usages, reason) | memory.quarantined()
         if (cause := memory.delay_cause()) and host_view.host is not None:
             reason = cause.throttling or delay(host_view.host, cause.response)
@@ -215,6 +221,7 @@ class HostReconciler:
             return None
         if not self._needs_read(host_view, memory):
             return self._next_retry(host_view, memory)
+        # Both, because a read without the following update changes nothing.
         wait = max(memory.reads.until, memory.writes.until) - self._clock()
         if wait > 0:
             return wait
@@ -228,6 +235,7 @@ class HostReconciler:
             return None
         attached, retries = memory.identities.attached, []
         for key, usage in host_view.usages.items():
+            # An identity that is already as pods need it causes no pass.
             if (usage.needed > 0) != (key in attached) and (retry := memory.next_retry(key)) is not None:
                 retries.append(retry)
         in_grace_period = self._updater.in_grace_period(host_view, memory)

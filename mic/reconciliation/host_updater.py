@@ -88,6 +88,7 @@ class HostUpdater:
             memory.read_failed(error, refusal(host, error), _throttling(host, error, memory))
             self._warn("cannot read the host's identities from Azure; trying again", host, error)
             return False
+        # Before the next plan, which must not attach the cluster's own identity by another of its ids.
         self.policy = self.policy.informed(response)
         memory.learn(response, self._gone_seconds)
         if response.gone:
@@ -133,6 +134,7 @@ class HostUpdater:
                 "identities on the host changed",
                 extra={"vm": host.text, "status": f"{len(change.adds)} added, {len(change.removes)} removed"},
             )
+            # The pods of these identities do not wait for the rest, which the next pass sends.
             break
         return failed
 
@@ -156,6 +158,7 @@ class HostUpdater:
         """Return the update to send now, if any, from the current state. If it could overwrite another client's change,
         MIC reads the host first."""
         host = self._view.host_state(key).host
+        # Planned here too, so that a host without a change does not wait for the lease.
         if host is None or memory.writes.until > self._clock() or self.planned(key, memory) is None:
             return None
         if not await self._may_write(host, memory):
@@ -204,6 +207,7 @@ class HostUpdater:
                 about = bad
             case Refused() if _narrows(error, on_host) and len(texts) > 1:
                 memory.refused_together(texts.keys())
+                # The refused one is unknown, and the others must get no wrong message.
                 about = []
                 self._warn("Azure refuses identities without saying which; trying with a part of them", host, error)
             case Refused() if _narrows(error, on_host):
@@ -222,8 +226,10 @@ class HostUpdater:
                 again, reason = False, refusal(host, error)
                 memory.writes.failed(error, self._clock(), reason, _throttling(host, error, memory))
                 self._warn("Azure did not change the host; trying again", host, error)
+        # A conflict states nothing about the identities, and no pod waits for a removal.
         if not isinstance(error, UpdateConflict):
             failed |= {key: reason or advice(texts[key], error) for key in about if key in adds}
+        # The read in any case: after a failed update the host's state is unknown.
         return await self.read(host, memory) and again
 
     def _warn(self, message: str, host: Host, error: AzureError, identity: str | None = None) -> None:

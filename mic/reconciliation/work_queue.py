@@ -104,6 +104,7 @@ class WorkQueue:
         due = max(min(when, latest), self._not_before.get(key, -math.inf))
         if self._due.get(key) != due:
             self._due[key] = due
+            # An older entry stays and is skipped later: its removal would search the heap.
             heapq.heappush(self._heap, (due, key))
             self._news.set()
 
@@ -112,6 +113,7 @@ class WorkQueue:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 pause = self._start_due(tasks, reconcile)
+                # No await since the check above, so that no news is lost.
                 self._news.clear()
                 try:
                     async with asyncio.timeout(pause):
@@ -154,6 +156,7 @@ class WorkQueue:
         again = self._again.pop(key, None)
         if done.failed:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
+            # A larger power would overflow a float after a thousand failures.
             pause = min(RETRY_FIRST_SECONDS * 2.0 ** min(failures - 1, 16), RETRY_MOST_SECONDS)
             self._not_before[key] = now + pause  # also for events, which must not shorten the pause
             self.later(key, pause)

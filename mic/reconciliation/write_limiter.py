@@ -39,6 +39,7 @@ class WriteLimiter:
         self, *, in_flight: int, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._free = in_flight
+        # A bucket for less than one token would never grant a permit.
         self._bucket = TokenBucket(per_second, max(1.0, burst), clock)
         self._lines: dict[Urgency, dict[str, deque[asyncio.Future[None]]]] = {urgency: {} for urgency in Urgency}
         self._granted = 0
@@ -93,6 +94,7 @@ class WriteLimiter:
             lines = self._lines[urgency]
             while lines:
                 host, line = next(iter(lines.items()))
+                # Removed here: a removal at the cancellation would search the line.
                 while line and line[0].cancelled():
                     line.popleft()
                 if line:

@@ -162,6 +162,7 @@ class Writer:
                     existing, documents.annotation_operations(existing, {ATTACHED_BY_ANNOTATION: attached_by})
                 )
             case steps.Revoke(existing):
+                # By uid, so that a newer object of this name stays.
                 await self._client.delete(ASSIGNED_IDENTITIES, *existing.key, uid=existing.object.metadata.uid)
                 self._view.revoked(existing)
                 log.info("assigned identity revoked", extra=_about(step))
@@ -225,8 +226,10 @@ class Writer:
                 self._view.gone(before)
             return before is not None
         except ApiError:
+            # The error of the write is then the result.
             return False
         self._view.wrote(stored)
+        # An equal object would get the same write, and the same refusal, without end.
         return before is None or before.object != stored
 
     def _record_refused(self, step: steps.Step, error: ApiError) -> None:
