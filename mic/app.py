@@ -337,6 +337,7 @@ class MicApp:
             gc.collect()
             gc.freeze()
             log.info("the cluster is known; assigning identities", extra={"count": unfinished})
+            # Last: before the lists are complete, objects would seem to have no pod and be revoked.
             tasks.create_task(self._controller.run(), name="controller")
 
     async def _upgrade_objects(self) -> None:

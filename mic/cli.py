@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     with written_output():
         settings = parse(argv, os.environ)
+        # As process 1 this program would only read its own flags.
         if settings.plan and os.getpid() != 1:
             # The plan uses the flags of the MIC in this container. Flags on this command line take precedence.
             settings = parse([*flags_of_container(_read(CONTAINER)), *argv], os.environ)
@@ -74,6 +75,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError:
+        # Without such a process the flags of this command line count alone.
         return b""
 
 

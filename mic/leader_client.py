@@ -99,4 +99,5 @@ class LeaderClient(Client):
 
     @override
     def _unreachable(self, error: Exception) -> NoResponse:
+        # The server may be reachable: this program sent nothing.
         return NoResponse(str(error)) if isinstance(error.__cause__, LeaseRunOut) else super()._unreachable(error)

@@ -43,6 +43,7 @@ class BindingGroup:
         embedded_names = [
             name for namespace, name in embedded if namespace == self.identity[0] and name in self.members
         ]
+        # The least name, so that the order of events and a restart do not change the choice.
         return self.members[min(embedded_names)] if embedded_names else self.first
 
 

@@ -131,10 +131,12 @@ class BindingIndex:
         """Add the binding, or replace its earlier version."""
         if reason := oversized(new):
             self._on_ignored(new, reason)
+            # Over a limit it counts as absent, also if an earlier version was within the limits.
             return self.remove_binding(new)
         old = self._bindings.get(new.key)
         if old is not None and group_key(old) != group_key(new):
             concerns = self.remove_binding(old)
+        # The other parts decide nothing, so no pod is compared again.
         elif old is not None and (old.metadata.uid, old.spec) == (new.metadata.uid, new.spec):
             self._bindings[new.key] = new
             self._group(new).put(new)
@@ -166,6 +168,7 @@ class BindingIndex:
             del named.groups[selector]
             self._tidy(identity, named)
             return concerns
+        # Before the removal, while the group still has the name.
         concerns = self._concerned(named, group, stored.metadata.name)
         group.remove(stored.metadata.name)
         return concerns
@@ -208,6 +211,7 @@ class BindingIndex:
         embedded = bool(names)
         if not embedded:
             del self._embedding[key]
+        # It only decides which groups count at the limit of a selector.
         if before == embedded or not self._selectors.crowded:
             return []
         named = self._named.get(identity)
@@ -268,6 +272,7 @@ def indexed(
     index = BindingIndex(force_namespaced=force_namespaced)
     for identity in identities:
         index.put_identity(identity)
+    # Before the bindings, because embedded ones count first at the limit.
     for existing in assigned:
         index.embeds(existing, 1)
     for binding in bindings:

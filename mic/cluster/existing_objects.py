@@ -95,6 +95,7 @@ def _is_older(present: AzureAssignedIdentity, new: AzureAssignedIdentity) -> boo
     if present.metadata.uid != new.metadata.uid:
         return False
     before, now = present.metadata.resource_version, new.metadata.resource_version
+    # The DELETE gives the object a new version, so an event with this one is from before.
     if before == now and present.metadata.deletion_timestamp == REVOKED_JUST_NOW:
         return True
     return all(version.isdecimal() and len(version) <= VERSION_DIGITS for version in (before, now)) and int(now) < int(

@@ -11,6 +11,7 @@ from mic.decisions.identity_usage import IdentityUsage
 from podidentity.azure.resource_ids import Host
 
 
+# No gc, for the same reason as the assignments in it.
 class Assignment(msgspec.Struct, gc=False):
     """One pod's use of one identity: the desired assignment, if any, and the active objects."""
 

@@ -126,6 +126,7 @@ class HostIndex:
             host_state = self._states.get(key)
             if host_state is None:
                 continue
+            # Not earlier, because one event may empty a host and fill it again.
             if host_state.empty:
                 del self._states[key]
             elif host_state.has_work:

@@ -55,6 +55,7 @@ class ObjectReducer:
         self._phases = shared(lambda phase: PodPhase(phase=phase))
         self._node_labels = shared(lambda value: {NODENAME_LABEL: value})
         self._statuses = shared(lambda status: AzureAssignedIdentityStatus(status=status, available_replicas=REPLICAS))
+        # Weak, so that a copy ends with the last object that embeds it.
         self._identities: WeakValueDictionary[tuple[str, ...], AzureIdentity] = WeakValueDictionary()
         self._bindings: WeakValueDictionary[tuple[str, ...], AzureIdentityBinding] = WeakValueDictionary()
 
@@ -91,6 +92,7 @@ class ObjectReducer:
         too."""
         meta, spec, status = existing.metadata, existing.spec, existing.status
         labels = meta.labels
+        # With labels of other clients, which MIC writes back, the map stays the object's own.
         if labels is not None and len(labels) == 1 and NODENAME_LABEL in labels:
             labels = self._node_labels.of(labels[NODENAME_LABEL])
         return AzureAssignedIdentity(
@@ -124,6 +126,7 @@ def _embedded(copies: WeakValueDictionary[tuple[str, ...], C], resource: C) -> C
     if copy is resource:
         return resource
     resource = reduced(resource)
+    # Equal versions are not enough: other clients can write copies that differ.
     if copy is not None and copy == resource:
         return copy
     copies[key] = resource

@@ -90,6 +90,7 @@ class SelectorIndex:
         if reach is Reach.NONE:
             return []
         namespace, selector = group.identity[0], group.selector
+        # Whatever its reach: other namespaces must not push it out for the pods of its own.
         self._own.setdefault((namespace, selector), LimitedGroups())
         if reach is Reach.CLUSTER:
             self._shared.setdefault(selector, LimitedGroups())

@@ -82,6 +82,7 @@ class ClusterView:
     def assignment(self, key: AssignmentKey) -> Assignment | None:
         assignment = self._assignments.get(key)
         if assignment is not None and assignment.desired is not None:
+            # Only now, so that a new version of an identity costs nothing for each of its pods.
             assignment.desired = self._bindings.current(assignment.desired)
         return assignment
 
@@ -254,11 +255,13 @@ class ClusterView:
         self, pod: ScheduledPod, group: BindingGroup, assignment: Assignment | None
     ) -> DesiredAssignment | None:
         node = pod.spec.node_name
+        # Its host is unknown until the watch reports the node, which recomputes its pods.
         if not self._hosts.exists(node):
             return None
         embedded = [existing.object.spec.azure_binding_ref.key for existing in assignment.active] if assignment else ()
         desired = self._bindings.desired(pod, group, embedded)
         needs_host = desired is not None and desired.identity_id is not None
+        # On a node outside of Azure the identity can never be attached.
         return None if needs_host and self._hosts.host_of(node) is None else desired
 
     def _set_desired(self, key: AssignmentKey, assignment: Assignment, now: DesiredAssignment | None) -> None:
@@ -332,6 +335,7 @@ class ClusterView:
             for host_key in assignment.out_of_sync_at:
                 self._hosts.set_out_of_sync(host_key, key, out_of_sync=True)
         if desired is not None and assignment.out_of_sync_at:
+            # The first time stays, so that the oldest assignment is the first entry.
             self._waiting.setdefault(key, self._clock())
         elif key in self._waiting:
             del self._waiting[key]

@@ -109,6 +109,7 @@ class DesiredAssignment(msgspec.Struct, frozen=True, gc=False):
         return self.identity.metadata.namespace if self.namespaced else "default"
 
 
+# No gc, for the same reason.
 class ExistingAssignment(msgspec.Struct, gc=False):
     """An AzureAssignedIdentity with its parsed content. Never change it.
 

@@ -154,6 +154,7 @@ class DryRun:
             case steps.SetAttachedBy(existing, attached_by):
                 self._patch(existing, documents.annotation_operations(existing, {ATTACHED_BY_ANNOTATION: attached_by}))
             case steps.Revoke(existing):
+                # Without a finalizer the API server deletes the object immediately.
                 if existing.object.metadata.finalizers:
                     self.view.revoked(existing)
                 else:

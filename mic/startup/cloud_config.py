@@ -87,6 +87,7 @@ def read(path: str, environ: Mapping[str, str]) -> CloudConfig:
         use_managed_identity=use_msi is True or (isinstance(use_msi, str) and use_msi.strip().lower() == "true"),
         user_assigned_identity=text("userAssignedIdentityID"),
     )
+    # A misspelled id would protect nothing: MIC compares it with the ids in objects.
     if "/" in config.user_assigned_identity and parse_user_assigned(config.user_assigned_identity) is None:
         name = "userAssignedIdentityID" if path else "USER_ASSIGNED_MSI_CLIENT_ID"
         raise ConfigError(f"{source}: {name} must be a client id, or the resource id of a user-assigned identity")

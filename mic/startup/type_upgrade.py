@@ -298,6 +298,7 @@ class _Work:
         async for page in self._client.pages(self._kind):
             if page.first:
                 self.seen = 0
+                # The list may begin again, and then every object comes again.
                 self.failed.clear()
                 passing.clear()
             self.seen += len(page.items) + len(page.skipped)
@@ -313,6 +314,7 @@ class _Work:
                         await work  # one by one: a decoded object is many times as large
                     else:
                         tasks.create_task(work, name=f"upgrade {self._kind.name}")
+            # Two pages must not be in memory together.
             del page
             if unreachable := [error for error in passing if isinstance(error, NoResponse)]:
                 raise unreachable[0]
