@@ -43,6 +43,7 @@ def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Except
         return _print_error(program, error, 1)
     except ExceptionGroup as group:  # from a TaskGroup
         matched, rest = group.split(expected)
+        # With an unexpected error next to the expected one, the traceback is needed.
         if matched is None or rest is not None:
             raise
         return _print_error(program, first_error(matched), 1)

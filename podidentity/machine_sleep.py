@@ -38,6 +38,7 @@ class MachineSleep:
         """Return the seconds of sleep since the last call that returned some; 0 for less than a minute."""
         total = self._boot() - self._monotonic()
         seconds = total - self._seen
+        # Not taken as seen, so that several short sleeps add up.
         if seconds < NOTICED_SECONDS:
             return 0.0
         self._seen = total

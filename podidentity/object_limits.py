@@ -147,6 +147,7 @@ def _pod_meta(meta: BareMeta) -> BareMeta:
     labels = meta.labels or {}
     if len(labels) <= KEPT_LABELS_MAX:
         return meta
+    # The other labels must not displace the one that bindings select by.
     kept = {BINDING_LABEL, *sorted(labels)[:KEPT_LABELS_MAX]}
     return msgspec.structs.replace(meta, labels={key: value for key, value in labels.items() if key in kept})
 
@@ -164,6 +165,7 @@ def _owned_meta(meta: BareMeta) -> BareMeta:
     owners = meta.owner_references or ()
     if len(owners) <= KEPT_OWNERS_MAX:
         return meta
+    # Many other owners must not hide a Node, which makes this a mirror pod.
     kept = sorted(owners, key=_is_ordinary)[:KEPT_OWNERS_MAX]
     return msgspec.structs.replace(meta, owner_references=kept)
 

@@ -46,6 +46,7 @@ class _Generations(dict[K, V]):
         if self._length(key) > self._longest:
             return self._make(key)
         if len(self) >= self._most:
+            # A copy, because lookups are bound to this object.
             self.older = dict(self)
             self.clear()
         older = self.older.get(key)

@@ -78,6 +78,7 @@ def _read(path: Path) -> str:
     name = f"--ca-bundle {str(path)!r}"
     try:
         with path.open("rb") as file:
+            # One byte more shows that the file is too large, without reading all of it.
             content = file.read(SIZE_MAX + 1)
     except OSError as error:
         raise CaBundleError(

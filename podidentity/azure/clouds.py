@@ -65,6 +65,7 @@ def _ipv6_host(text: str) -> str:
         address = ipaddress.IPv6Address(text)
     except ValueError:
         return ""
+    # An IPv4 address in this form would be a second spelling of its host.
     return "" if address.ipv4_mapped is not None else address.compressed
 
 

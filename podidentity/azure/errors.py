@@ -109,6 +109,7 @@ class NotYet(AzureError):  # noqa: N818 - named for the event, because the base 
 
 def scrubbed(text: str) -> str:
     """Return *text* on one line, without anything that could be a token, and cut to MESSAGE_MAX characters."""
+    # Not cut to the final length yet: the rest of a cut token could be too short to be recognised.
     line = "".join(character if character.isprintable() else " " for character in text[: 8 * MESSAGE_MAX])
     line = _TOKEN_LIKE.sub("<removed>", line)
     return line if len(line) <= MESSAGE_MAX else line[: MESSAGE_MAX - 1] + "…"

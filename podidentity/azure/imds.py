@@ -160,6 +160,7 @@ class ImdsSource:
                 reply = await self._exchange(query)
                 if reply.status != 200:
                     raise failure_in(query, reply)
+        # It is not IMDS's response, and only that is passed on.
         except CameBack:
             raise
         except AzureError:
@@ -191,6 +192,7 @@ class ImdsSource:
             if not limit.expired():
                 raise
             late = Unreachable("no response in the remaining time of the request", code="timeout")
+            # The wait for the permit alone shows nothing about IMDS.
             if sent is not None:
                 self._observe(_names_identity(query), self._clock() - sent, late)
             raise late from error

@@ -160,6 +160,7 @@ def failure_in(query: Mapping[str, str], reply: Reply) -> AzureError:
         kind = Throttled
     elif reply.status == 508:
         kind = CameBack
+    # 408 is a time-out, which may not recur; a Refused is never repeated.
     elif 400 <= reply.status < 500 and reply.status != 408:
         kind = Refused
     sentence = _without_ids(sentence_in(document.error_description), query)

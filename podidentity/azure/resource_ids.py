@@ -122,6 +122,7 @@ def parse_provider_id(text: str) -> Host | None:
 
 def resource_path(resource: ResourceId, kind: str) -> str:
     """Return the path of *resource*, whose type is *kind*, in a URL."""
+    # The name of a resource group may have letters outside of ASCII.
     subscription, group, name = (
         quote(part, safe="") for part in (resource.subscription, resource.resource_group, resource.name)
     )

@@ -108,6 +108,7 @@ class Response:
     def complete(self, *, reusable: bool) -> None:
         """Note the end of the body."""
         if self.open:
+            # While it is still open: a paused connection would not read the next response.
             self.resume_reading()
             self.open = False
             self._body.feed_eof()

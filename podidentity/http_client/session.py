@@ -168,6 +168,7 @@ class HttpSession:
         except TimeoutError as error:
             if limit.expired():
                 raise ConnectionTimeoutError(f"Connection timeout to host {origin.authority}") from error
+            # The time-out of the operating system, which may be shorter.
             raise ClientConnectorError(error) from error
         except OSError as error:
             raise ClientConnectorError(error) from error
@@ -204,6 +205,7 @@ class HttpSession:
             addresses = loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
             lookup = self._lookups[origin] = asyncio.ensure_future(cast("Awaitable[list[AddrInfoType]]", addresses))
             lookup.add_done_callback(partial(self._looked_up, origin))
+        # A cancelled request must not cancel the lookup of the others.
         return await asyncio.shield(lookup)
 
     def _looked_up(self, origin: _Origin, lookup: asyncio.Future[list[AddrInfoType]]) -> None:

@@ -101,6 +101,7 @@ class _CachedAuthorization:
         if self._clock() < self._until:
             return self._value
         async with self._lock:
+            # Another request may have read them during the wait for the lock.
             if self._clock() >= self._until:
                 try:
                     self.remember(await self._read())
@@ -288,6 +289,7 @@ async def _read_kubeconfig(path: str, context: str) -> _KubeconfigContent:
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            # Otherwise the modules next to the program could replace packages of the same names.
             "-P",
             str(PROGRAM),
             path,
@@ -336,6 +338,7 @@ def _kubeconfig_tls(content: _KubeconfigContent) -> SSLContext:
             if pem is None:
                 return None
             path = Path(folder, name)
+            # Before the content, so that no other user can ever read the key.
             path.touch(mode=0o600)
             path.write_bytes(pem)
             return str(path)

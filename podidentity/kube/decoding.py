@@ -45,6 +45,7 @@ OLD_FIELDS_MAX: Final = 8
 """Maximum number of fields with old names of one object that are named."""
 DEPTH_MAX: Final = 64
 """Deeper levels count as null after a response is too deep to be decoded. Custom resources have at most ten levels."""
+# Possessive quantifiers do not backtrack: the time is linear in the size.
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -241,6 +242,7 @@ def decode_list(kind: Kind[R], data: bytes, *, old_field_names: bool = False) ->
         if kind.shape is AzureAssignedIdentity and not old_field_names:
             plain = _list_decoder(PlainAssigned).decode(data)
             meta, objects = plain.metadata, assembled_list(plain.items or (), _decode_part)
+        # Custom resources need the limit of each field, and nulls that count as absent.
         elif not issubclass(kind.shape, Custom):
             page = _list_decoder(kind.shape).decode(data)
             meta, objects = page.metadata, page.items or []
@@ -273,6 +275,7 @@ def decode_object(
             if plain is not None:
                 return cast("R", plain)
         stored: dict[str, Any] = _read(_MAPPING, data) if small else _fields_of(data, kind.shape, "")
+        # A copy, because `old_fields` reads what is stored.
         document = fold(stored, kind.shape) if old_field_names else dict(stored)
         for part in ("spec", "status"):
             if isinstance(value := document.get(part), dict):
@@ -308,6 +311,7 @@ def _fields_of(data: bytes | msgspec.Raw, shape: type[Wire], path: str) -> dict[
     most = METADATA_VALUE_MAX if exact else VALUE_MAX
     values: dict[str, Any] = {}
     for name, raw in stored.items():
+        # Metadata never had old field names.
         field = fields.get(name) or (fields.get(name.lower()) if not exact else None)
         if field is None:
             continue

@@ -135,6 +135,7 @@ def from_status(status_object: ApiStatus, status: int = 0, retry_after: float | 
     code = status or status_object.code
     if retry_after is None and status_object.details is not None:
         retry_after = status_object.details.retry_after_seconds
+    # By the reason, because a Conflict has the same status.
     if status_object.reason == "AlreadyExists":
         return AlreadyExists(code, status_object.reason, status_object.message, retry_after)
     if status_object.reason == "Expired":

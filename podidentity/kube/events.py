@@ -101,6 +101,7 @@ class EventRecorder:
             waiting.count += 1
             waiting.last = self._now()
             return
+        # In this order: an Event for which the queue has no place takes nothing from its object's rate.
         if len(pending) >= PENDING_MAX or not self._allowed((kind.name, meta.namespace, meta.name, type)):
             self.dropped += 1
             return
@@ -197,4 +198,5 @@ def _cut(message: str) -> str:
     encoded = message.encode(errors="replace")
     if len(encoded) <= MESSAGE_MAX:
         return message
+    # The ellipsis has three bytes.
     return encoded[: MESSAGE_MAX - 3].decode(errors="ignore") + "…"

@@ -131,6 +131,7 @@ def _renewed_fields(
     changed = {**fields, "holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": stamp}
     if acquire:
         value = fields.get(transitions)
+        # The API server refuses a greater number, and a lock must not be lost to what another client wrote.
         count = value if isinstance(value, int) and 0 <= value < COUNT_MAX else 0
         changed["acquireTime"] = stamp
         changed[transitions] = count + (1 if fields else 0)

@@ -141,6 +141,7 @@ class Lock:
                 log.warning(
                     "a leader lock could not be renewed; trying again", extra={"resource": self.title, "error": error}
                 )
+                # Short, because only a quarter of the duration is left until the deadline.
                 pause = self._retry / 16
 
     async def release(self) -> None:
@@ -149,6 +150,7 @@ class Lock:
         A failure is logged and not raised: the lock then expires.
         """
         stored, self._stored = self._stored, None
+        # After its expiry another candidate may hold it.
         if stored is None or self._known_since + self._duration <= self._clock():
             return
         try:
@@ -264,5 +266,6 @@ class Lock:
         return self._known_since + (self._duration if self._absent else self._duration / 2)
 
     def _lost(self, how: str) -> LeadershipLost:
+        # `remaining_seconds` is 0 from here on, so nothing is written while the program ends.
         self._stored, self._absent, self._known_since = None, False, -math.inf
         return LeadershipLost(f"the leader lock ({self.title}) is lost: {how}")

@@ -83,5 +83,6 @@ class ObjectReports:
 
     def warn(self, group: str, regarding: Resource, kind: Kind[Any], reason: str, message: str) -> None:
         """Record a warning Event about *regarding*, an object of *group*, unless there are too many."""
+        # The name of an object that cannot be decoded may be unknown, and an Event needs it.
         if self._record is not None and regarding.metadata.name and self._events.take(group):
             self._record(regarding, kind, "Warning", reason, message)

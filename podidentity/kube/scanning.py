@@ -50,12 +50,14 @@ class Scanner:
         """*event*: one line of a watch, with the object under `object`, instead of a list with objects in `items`."""
         self._event = event
         self._object_max = object_max
+        # The objects of a list are in an array, which is a level more.
         self._object_depth = 2 if event else 3
         self.fields: dict[str, str] = {}
         """Fields outside of the objects: `resourceVersion` and `continue` of a list, `type` of an event."""
         self.finished = False
         """Whether the outermost bracket is closed."""
         self._depth = 0
+        # The deepest level whose keys are read is 4: the metadata of a list's objects.
         self._keys = [""] * 5
         """The last key at each relevant depth."""
         self._is_key = [False] * 5

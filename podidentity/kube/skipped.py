@@ -59,6 +59,7 @@ class SkippedObjects:
             log.warning("object skipped and treated as absent; correct or delete it", extra=fields)
             return
         where = (type(error).__name__, kind.plural)
+        # One traceback for each class and kind, because an author could cause one with each object.
         fresh = where not in self._traced and len(self._traced) < TRACEBACKS_MAX
         self._traced.add(where)
         log.error(

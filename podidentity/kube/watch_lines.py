@@ -28,6 +28,7 @@ class _LineScanner:
                     self._object = scanned
                 self._type = self._scanner.fields.get("type", "")
             except ScanError:
+                # Without a type the informer lists again.
                 self._scanner, self._type = None, ""
             await asyncio.sleep(0)
 

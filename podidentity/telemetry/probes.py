@@ -249,6 +249,7 @@ class HttpEndpoints:
                 self._exposed, self._exposed_at = expose(self._registry), self._clock()
             return 200, self._exposed, CONTENT_TYPE
         if path == b"/debug/state" and self._state is not None:
+            # Every pod can reach this port, and the state concerns all of them.
             if not local:
                 return 403, b"only for processes on this machine: ask 127.0.0.1\n", _PLAIN
             body = msgspec.json.format(msgspec.json.encode(self._state()), indent=2) + b"\n"

@@ -37,6 +37,7 @@ class TokenBucket:
     async def wait(self) -> None:
         """Wait until the next event is allowed, and count it."""
         self._fill()
+        # Before the pause, so that concurrent callers wait one after the other.
         self._level -= 1
         if self._level < 0:
             await asyncio.sleep(-self._level / self._rate)
@@ -59,6 +60,7 @@ class SharedTokenBucket:
         """Return whether an event of *group* may happen now; if so, it counts as having happened."""
         bucket = self._groups.pop(group, None) or TokenBucket(self._rate, self._burst, self._clock)
         self._groups[group] = bucket
+        # A forgotten group has its whole share again, but the total still applies.
         if len(self._groups) > GROUPS_MAX:
             self._groups.popitem(last=False)
         # The group's bucket is read first: an event beyond its share must take nothing from other groups.
