@@ -60,6 +60,7 @@ async def is_upgraded(client: Client, settings: MicSettings) -> bool | None:
     try:
         namespaces = [settings.namespace] if settings.namespace else await _namespaces_of(client, name)
         records = [UpgradeRecord(client, namespace, name, settings.upgrade_key) for namespace in namespaces]
+        # A list, because any() does not accept an asynchronous generator.
         return any([await record.read() is not None for record in records])
     except Forbidden:
         return None

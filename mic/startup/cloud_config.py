@@ -78,6 +78,7 @@ def read(path: str, environ: Mapping[str, str]) -> CloudConfig:
         value = fields.get(name.lower(), "")
         return value.strip() if isinstance(value, str) else ""
 
+    # A boolean in azure.json, a text in the environment.
     use_msi = fields.get("usemanagedidentityextension", "")
     config = CloudConfig(
         cloud=text("cloud"),

@@ -96,6 +96,7 @@ class StartupTaint:
 
     async def _reconcile(self, name: str) -> PassResult:
         node = self.nodes.store.get(("", name))
+        # Both watches queue the node, so it may lack the taint or a Ready NMI.
         if node is None or not self._ready.on(name):
             return PassResult()
         remaining = without(node.spec.taints, self._key)

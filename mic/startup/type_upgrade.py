@@ -349,6 +349,7 @@ class _Work:
             if any(isinstance(error, NoResponse) for error in passing):
                 return  # each waiting object would fail in the same way
             try:
+                # A cut page lacks the deepest levels of its objects, which a write would delete.
                 await self._rewrite(meta, document if not cut else await self._stored(meta))
             except ApiError as error:
                 if isinstance(error, _PASSING):
