@@ -130,7 +130,7 @@ class HostMemory:
     _idle_since: dict[str, float] = field(default_factory=dict)
 
     def learn(self, response: HostIdentities, gone_seconds: float) -> None:
-        """Record a response. A 404 counts after GONE_SURE_SECONDS; the host is then read every *look_seconds*."""
+        """Record a response. A 404 counts after GONE_SURE_SECONDS; the host is then read every *gone_seconds*."""
         self.reads.succeeded()
         self.learned_at = self.clock()
         if not response.gone:

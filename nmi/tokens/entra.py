@@ -47,7 +47,7 @@ from podidentity.azure.errors import (
     retry_after_seconds,
     sentence_in,
 )
-from podidentity.telemetry.logs import redacted
+from podidentity.telemetry.logs import redact_id
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -65,8 +65,6 @@ WRAPPED_MAX: Final = 8
 """Exceptions that wrap each other, as far as `cause_of` reads them."""
 
 _AADSTS: Final = re.compile(r"AADSTS[0-9]{4,9}")
-_ID_MIN: Final = 16
-"""Characters. A shorter text is not a client id, and its removal would damage words of a sentence."""
 _MISREADINGS: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """The library's exceptions for a response that is not an object, has fields of other types, or is nested too deep."""
 
@@ -291,9 +289,7 @@ def _safe(sign_in: SignIn, sentence: str) -> str:
         # An endpoint may repeat the secret in its error, also in the encoding of the form that it received.
         for form in {sent, quote(sent), quote_plus(sent)} - {""}:
             sentence = sentence.replace(form, "<removed>")
-    if len(sign_in.client_id) >= _ID_MIN:
-        sentence = re.sub(re.escape(sign_in.client_id), redacted(sign_in.client_id), sentence, flags=re.IGNORECASE)
-    return sentence_in(sentence)
+    return sentence_in(redact_id(sentence, sign_in.client_id))
 
 
 def cause_of(error: BaseException) -> str:

@@ -1,6 +1,5 @@
 """Decoding of IMDS's responses into tokens and errors. Pure."""
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,15 +17,10 @@ from podidentity.azure.errors import (
     sentence_in,
 )
 from podidentity.hidden_fields import HidingStruct
-from podidentity.telemetry.logs import redacted
+from podidentity.telemetry.logs import redact_id
 
 HEADER_MAX: Final = 256
 """Maximum length of a header value that is passed on."""
-
-ID_MIN: Final = 16
-"""Minimum length in characters of a client id that is redacted (a GUID has 36). Shorter values could be ordinary words
-of a sentence.
-"""
 
 
 class ImdsToken(HidingStruct, frozen=True):
@@ -141,9 +135,7 @@ def _number(value: str | int | None) -> int | None:
 def _without_ids(sentence: str, query: Mapping[str, str]) -> str:
     """Return *sentence* with the requested ids redacted: Azure repeats them, and its sentences are logged."""
     for name in ("client_id", "object_id"):
-        requested_id = query.get(name, "")
-        if len(requested_id) >= ID_MIN:
-            sentence = re.sub(re.escape(requested_id), redacted(requested_id), sentence, flags=re.IGNORECASE)
+        sentence = redact_id(sentence, query.get(name, ""))
     return sentence
 
 

@@ -51,6 +51,8 @@ FIELDS: Final = (
 """All fields, in the order of the line."""
 
 VALUE_MAX: Final = 256
+_ID_MIN: Final = 16
+"""Characters of a client id that a text is searched for (a GUID has 36)."""
 MESSAGE_MAX: Final = 1024
 """Also the limit for settings, which are logged once, and for errors, which end with the next action."""
 SCANNED_MAX: Final = 8192
@@ -81,6 +83,14 @@ def redact(text: str) -> str:
 def redacted(client_id: str) -> str:
     """Return a client id with only its first and last four characters, which identify it for readers who know it."""
     return f"{client_id[:4]}…{client_id[-4:]}" if len(client_id) > 12 else "…"
+
+
+def redact_id(text: str, client_id: str) -> str:
+    """Return *text* with *client_id* redacted in each spelling. A short one may be a word, and stays."""
+    if len(client_id) < _ID_MIN:
+        return text
+    # A function, because a template would interpret backslashes, which an AzureIdentity's author may write.
+    return re.sub(re.escape(client_id), lambda _: redacted(client_id), text, flags=re.IGNORECASE)
 
 
 def quoted(value: object, most: int = VALUE_MAX) -> str:

@@ -138,11 +138,15 @@ async def test_each_status_has_its_error_class(imds: Imds, kind: type[AzureError
 
 
 @pytest.mark.parametrize("selector", ["client_id", "object_id"])
-async def test_an_error_that_contains_the_requested_id_is_redacted(imds: Imds, selector: str) -> None:
-    imds.script = [Reply(400, error_body("unauthorized_client", f"AADSTS700016: no application '{CLIENT_ID.lower()}'"))]
+@pytest.mark.parametrize(("requested", "shown"), [(CLIENT_ID, "C11E…000a"), (r"c\11e-0000-0000\q", r"c\11…00\q")])
+async def test_an_error_that_contains_the_requested_id_is_redacted(
+    imds: Imds, selector: str, requested: str, shown: str
+) -> None:
+    sentence = f"AADSTS700016: no application '{requested.lower()}'"
+    imds.script = [Reply(400, error_body("unauthorized_client", sentence))]
     with pytest.raises(Refused) as raised:
-        await ask(imds, **{selector: CLIENT_ID})
-    assert raised.value.message == "AADSTS700016: no application 'C11E…000a'"
+        await ask(imds, **{selector: requested})
+    assert raised.value.message == f"AADSTS700016: no application '{shown}'"
 
 
 @pytest.mark.parametrize("body", [b"<html>nope</html>", b'{"error":' + b"[" * 50_000, b'{"x":' * 10_000])

@@ -23,11 +23,13 @@ from podidentity.telemetry.logs import (
     has_own_limit,
     quoted,
     redact,
+    redact_id,
     redacted,
 )
 
 JWT = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJhdWQiOiJodHRwczovL3ZhdWx0In0.c2lnbmF0dXJl"
 LOG = logging.getLogger("nmi.test")
+CLIENT_ID = "12345678-1234-1234-1234-1234567890ab"
 
 
 @pytest.fixture(autouse=True)
@@ -157,8 +159,15 @@ def test_similar_text_is_not_redacted(text: str) -> None:
 
 
 def test_a_client_id_is_recognisable_and_redacted() -> None:
-    assert redacted("12345678-1234-1234-1234-1234567890ab") == "1234…90ab"
+    assert redacted(CLIENT_ID) == "1234…90ab"
     assert redacted("short") == "…"
+
+
+def test_a_client_id_in_a_text_is_redacted_in_each_spelling_and_a_short_one_stays() -> None:
+    backslashes = r"12\q45678-1234\1"
+    assert redact_id(f"no '{CLIENT_ID.upper()}', {CLIENT_ID}", CLIENT_ID) == "no '1234…90ab', 1234…90ab"
+    assert redact_id(f"no {backslashes.upper()}", backslashes) == r"no 12\q…34\1"
+    assert redact_id("no application", "application") == "no application"
 
 
 def test_numbers_are_unquoted_and_strings_are_quoted() -> None:
