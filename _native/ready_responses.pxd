@@ -44,4 +44,4 @@ cdef class SharedResponse(ReadyResponse):
 cdef class FixedResponse(ReadyResponse):
     cdef bytes _before
     cdef bytes _after
-    cdef bint _has_id
+    cdef bint _body_has_id

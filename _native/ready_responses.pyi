@@ -55,20 +55,21 @@ class TokenResponse(ReadyResponse):
 
 @final
 class FixedResponse(ReadyResponse):
-    """A response in which only the request id changes, if it has one."""
+    """A refusal: a response in which only the request id changes."""
 
     def __init__(
         self,
         *,
         head: bytes,
         body: bytes,
-        has_id: bool,
+        body_has_id: bool,
         fresh_until_ns: int,
         series: Series,
         usage: Usage,
         counter: Counter | None = None,
     ) -> None:
-        """*head* is the head without its last line end. With *has_id*, a new request id follows it.
+        """*head* is the head without its last line end, which a new request id ends. With *body_has_id*,
+        the same id and `"}` follow *body*.
 
         Raise ValueError for a response of more than 64 KiB.
         """

@@ -19,6 +19,7 @@ from _native.request_ids cimport REQUEST_ID_LENGTH, write_request_id
 cdef bytes STATUS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
 cdef bytes KEEP = b"\r\n\r\n"
 cdef bytes CLOSE = b"\r\nConnection: close\r\n\r\n"
+cdef bytes BODY_END = b'"}'
 
 
 cdef Py_ssize_t write_digits(int64_t number, unsigned char *at) noexcept:
@@ -152,17 +153,17 @@ cdef inline char *put(char *at, bytes text) noexcept:
 @cython.final
 cdef class FixedResponse(ReadyResponse):
     def __init__(
-        self, *, bytes head not None, bytes body not None, bint has_id, int64_t fresh_until_ns,
+        self, *, bytes head not None, bytes body not None, bint body_has_id, int64_t fresh_until_ns,
         Series series not None, Usage usage not None, Counter counter=None
     ):
         if self._before is not None:
             raise TypeError("a FixedResponse is initialized once")
-        size = len(head) + REQUEST_ID_LENGTH + len(CLOSE) + len(body)
+        size = len(head) + len(CLOSE) + len(body) + 2 * REQUEST_ID_LENGTH + len(BODY_END)
         if size > RESPONSE_MAX:
             raise ValueError(f"a ready response has at most {RESPONSE_MAX} bytes, not {size}")
         self._before = head
         self._after = body
-        self._has_id = has_id
+        self._body_has_id = body_has_id
         self.expires_ns = self.fresh_until_ns = fresh_until_ns
         self.series = series
         self.usage = usage
@@ -170,11 +171,13 @@ cdef class FixedResponse(ReadyResponse):
 
     cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept:
         cdef char *at = put(fixed_text, self._before)
-        if self._has_id:
-            write_request_id(<unsigned char *>at)
-            at += <Py_ssize_t>REQUEST_ID_LENGTH
-        at = put(at, CLOSE if close else KEEP)
+        cdef char *request_id = at
+        write_request_id(<unsigned char *>at)
+        at = put(at + <Py_ssize_t>REQUEST_ID_LENGTH, CLOSE if close else KEEP)
         at = put(at, self._after)
+        if self._body_has_id:
+            memcpy(at, request_id, <size_t>REQUEST_ID_LENGTH)
+            at = put(at + <Py_ssize_t>REQUEST_ID_LENGTH, BODY_END)
         size[0] = at - fixed_text
         return fixed_text
 

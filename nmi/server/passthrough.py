@@ -34,7 +34,7 @@ from nmi.server.target import CanonicalPath, Destination
 from nmi.tokens.fair_queue import Charged
 from nmi.tokens.governor import CongestedError, Governor
 from podidentity.http_client.connection import Response
-from podidentity.http_client.errors import HttpClientError
+from podidentity.http_client.errors import ClientConnectorError, ConnectionTimeoutError, HttpClientError
 from podidentity.http_client.session import HttpSession
 
 REQUEST_FIELDS: Final = ("metadata", "accept", "user-agent", "content-type", "x-ms-client-request-id")
@@ -55,6 +55,10 @@ CALLS_PER_WINDOW: Final = 5
 BURST: Final = 2
 """Calls that may start together after an idle time. With more of them, the next pod's call could wait for the end of
 the window, which is almost a second.
+"""
+ABSENT_SECONDS: Final = 5.0
+"""The pause between two attempts to connect, as the Retry-After of the 503 states. Otherwise each attempt would hold a
+permit for proxy_connect_seconds, and other requests would wait for one until proxy_seconds.
 """
 READING: Final = ("GET", "HEAD")
 PROXIED: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -137,6 +141,8 @@ class MetadataProxy:
             else governor
         )
         self._policy = policy
+        self._clock = clock
+        self._absent_until = 0.0
 
     def close(self) -> None:
         """Cancel the timer of the governor, also of one that the constructor received."""
@@ -149,6 +155,8 @@ class MetadataProxy:
         target = forwarded_target(destination)
         if isinstance(target, Refusal):
             return target
+        if absence := self._absence():
+            return absence
         url = f"{self._base_url}{target}"
         permitted = False
         try:
@@ -157,16 +165,24 @@ class MetadataProxy:
                 self._governor.permit(charged),
             ):
                 permitted = True
-                return await self._response(url, request, stream)
+                return self._absence() or await self._response(url, request, stream)
         except CongestedError as error:
             return _congested(error.retry_after)
         except (HttpClientError, TimeoutError, OSError) as error:
+            if isinstance(error, ClientConnectorError | ConnectionTimeoutError):
+                self._absent_until = self._clock() + ABSENT_SECONDS
             # The time ended in the governor's queue, and IMDS has received nothing.
             if not permitted:
                 return _congested(None)
             return _unavailable(
                 f"no complete response from IMDS: {type(error).__name__}; check {self._base_url} from the node"
             )
+
+    def _absence(self) -> Refusal | None:
+        """Return the refusal of a request soon after a failed connection, which it would only repeat."""
+        if self._clock() >= self._absent_until:
+            return None
+        return _unavailable(f"no connection to IMDS {ABSENT_SECONDS:g} s before; check {self._base_url} from the node")
 
     async def _response(self, url: str, request: Request, stream: Stream) -> PlainResponse | StreamedResponse | Refusal:
         response = await self._session.request(

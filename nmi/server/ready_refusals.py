@@ -80,7 +80,7 @@ class ReadyRefusals:
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self._now_ns = now_ns
-        self._texts: dict[bytes, tuple[bytes, bytes]] = {}
+        self._texts: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
 
     def admit_kinds(self, record: PodRecord, kinds: tuple[RequestKind, ...], refused: RefusedRequest) -> None:
         """Store the response on *record* for every request of *kinds*."""
@@ -109,16 +109,14 @@ class ReadyRefusals:
         )
 
     def _ready(self, refused: RefusedRequest, now_ns: int, seconds: float = FRESH_SECONDS) -> FixedResponse:
-        text = self._texts.get(refused.response.body)
-        if text is None:
-            text = split(refused.response, refused.request_id)
-            if len(self._texts) < TEXTS_MAX:
-                self._texts[refused.response.body] = text
-        head, body = text
+        text = split(refused.response, refused.request_id)
+        if len(self._texts) < TEXTS_MAX:
+            self._texts.setdefault(text, text)
+        head, body = self._texts.get(text, text)
         return FixedResponse(
             head=head,
             body=body,
-            has_id=True,
+            body_has_id=len(body) < len(refused.response.body),
             fresh_until_ns=now_ns + int(seconds * 1e9),
             series=refused.series,
             usage=refused.usage,
@@ -127,5 +125,8 @@ class ReadyRefusals:
 
 
 def split(response: PlainResponse, request_id: str) -> tuple[bytes, bytes]:
-    """Return the head of *response* before *request_id*, the value of its last field, and the body."""
-    return head_of(response).removesuffix(request_id.encode()), response.body
+    """Return the head of *response* before *request_id*, the value of its last field, and the body, which ends before
+    the id too if it has one.
+    """
+    text = request_id.encode()
+    return head_of(response).removesuffix(text), response.body.removesuffix(text + b'"}')

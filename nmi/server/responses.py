@@ -6,7 +6,7 @@ process. Check the table of client libraries before a change here.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from math import ceil
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 from typing_extensions import override
 
+from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Token
 from podidentity.azure.imds import RawResponse
@@ -33,6 +34,7 @@ ASSIGNING_RETRY_AFTER_SECONDS: Final = 20
 
 _FATAL_WORD: Final = "unreachable"
 """A 403 with this word makes the Python and JavaScript SDKs treat the endpoint as absent."""
+NOTHING_NAMED: Final[Mapping[str, str]] = MappingProxyType({})
 _NANOSECONDS: Final = 10**9
 _PHRASES: Final = MappingProxyType({int(status): status.phrase for status in HTTPStatus})
 
@@ -163,7 +165,8 @@ _RETRIABLE: Final = _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, has_retr
 def refused(
     refusal: Refusal, *, request_id: str = "", set_retry_after: bool = False, allow: Iterable[str] = ()
 ) -> PlainResponse:
-    """Return the response to a refused request, with *request_id*, which appears in the log too.
+    """Return the response to a refused request, with *request_id*, which appears in the log too: in a field of the head
+    and, for MSAL.NET and MSAL4J, as the last value of the body.
 
     With *set_retry_after*, an identity that is still being assigned is a 503 with Retry-After, not a 404. *allow*: the
     methods that a 405 names.
@@ -184,7 +187,11 @@ def refused(
     if _FATAL_WORD in sentence.lower():
         sentence = re.sub(_FATAL_WORD, "not answering", sentence, flags=re.IGNORECASE)
     sentence = sentence[:SENTENCE_CHARS]
-    body = msgspec.json.encode({"error": form.error, "error_description": sentence})
+    document = {"error": form.error, "error_description": sentence}
+    # The body for a missing header is IMDS's own, byte for byte: probes send requests without it.
+    if request_id and refusal.reason is not Reason.METADATA_HEADER_MISSING:
+        document["correlationId"] = request_id
+    body = msgspec.json.encode(document)
     return PlainResponse(form.status, body, headers=headers, ends_connection=form.ends_connection)
 
 
@@ -192,23 +199,31 @@ Parts = tuple[bytes, bytes]
 """The JSON text of a response before and after the digits of its first expires_in."""
 
 
-def token_parts(token: Token, auxiliary: Sequence[Token], expires_ns: int, now_ns: int) -> Parts:
-    """Return the JSON body with *token*. All values are strings, as in IMDS's responses.
+def named_in(request: TokenRequest) -> Mapping[str, str]:
+    """Return the field by which the response repeats the selector of *request*; empty for one by client id or none."""
+    name = {SelectorKind.OBJECT_ID: "object_id", SelectorKind.RESOURCE_ID: "msi_res_id"}.get(request.selector)
+    return {} if name is None else {name: request.selector_value}
+
+
+def token_parts(
+    token: Token, auxiliary: Sequence[Token], expires_ns: int, now_ns: int, named: Mapping[str, str] = NOTHING_NAMED
+) -> Parts:
+    """Return the JSON body with *token* and *named*. All values are strings, as in IMDS's responses.
 
     With *auxiliary* tokens the body is an array with the primary token first, as in the Go implementation. *expires_ns*
     and *now_ns* are time.monotonic_ns(): the remaining lifetime of all tokens, also used for a missing ext_expires_in.
     """
     life = str(_life(expires_ns, now_ns))
-    before, after = _split(token, life)
+    before, after = _split(token, life, named)
     if not auxiliary:
         return before, after
-    others = b"".join(b"," + life.encode().join(_split(further, life)) for further in auxiliary)
+    others = b"".join(b"," + life.encode().join(_split(further, life, named)) for further in auxiliary)
     return b"[" + before, after + others + b"]"
 
 
 def host_token_parts(token: Token, expires_ns: int, now_ns: int) -> Parts:
     """Return the JSON body of /host/token: the same object inside the Go implementation's field names."""
-    before, after = _split(token, str(_life(expires_ns, now_ns)))
+    before, after = _split(token, str(_life(expires_ns, now_ns)), NOTHING_NAMED)
     return b'{"token":' + before, after + b',"clientid":' + msgspec.json.encode(token.client_id) + b"}"
 
 
@@ -217,10 +232,11 @@ def rendered(parts: Parts, expires_ns: int, now_ns: int) -> PlainResponse:
     return PlainResponse(HTTPStatus.OK, str(_life(expires_ns, now_ns)).encode().join(parts))
 
 
-def _split(token: Token, life: str) -> Parts:
+def _split(token: Token, life: str, named: Mapping[str, str]) -> Parts:
     before = {
         "access_token": token.access_token,
         "client_id": token.client_id,
+        **named,
         "refresh_token": token.refresh_token,
     }
     after = {

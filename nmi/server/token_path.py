@@ -20,7 +20,7 @@ from nmi.server.outcomes import Outcome, Outcomes, Work, header_refusal, subject
 from nmi.server.parameters import token_request
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Call, Origin, Request, Stream
-from nmi.server.responses import Response, forwarded, host_token_parts, rendered, token_parts
+from nmi.server.responses import Response, forwarded, host_token_parts, named_in, rendered, token_parts
 from nmi.server.target import Destination
 from nmi.tokens.source import Issued, Token
 from podidentity.azure.imds import RawResponse
@@ -33,6 +33,9 @@ _NAMESPACE: Final = re.compile(_LABEL)
 """An RFC 1123 label: the API server's rule for namespaces."""
 _NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 """An RFC 1123 subdomain: the API server's rule for pods."""
+SHARED_MAX: Final = 256
+"""Responses of one token beyond which one that repeats a selector is not shared."""
+_Key = tuple[Series | tuple[str, str], ...]
 
 
 class TokenProvider(Protocol):
@@ -117,7 +120,7 @@ class TokenPath(TokenEndpoint):
         ready = None if issued.auxiliary else self._ready.admit(issued, request, series, now_ns)
         if ready is not None:
             return _Ready(ready)
-        parts = token_parts(issued.token, issued.auxiliary, issued.expires_ns, now_ns)
+        parts = token_parts(issued.token, issued.auxiliary, issued.expires_ns, now_ns, named_in(request))
         return rendered(parts, issued.expires_ns, now_ns)
 
 
@@ -208,16 +211,18 @@ class ReadyResponses:
     """
 
     def __init__(self) -> None:
-        self._by_token: WeakKeyDictionary[Token, dict[Series, ReadyResponse]] = WeakKeyDictionary()
+        self._by_token: WeakKeyDictionary[Token, dict[_Key, ReadyResponse]] = WeakKeyDictionary()
 
     def admit(self, issued: Issued, request: TokenRequest, series: Series, now_ns: int) -> ReadyResponse | None:
         """Return the ready response and admit it to the pod record if it is cacheable; None if it is too large."""
         responses = self._by_token.setdefault(issued.token, {})
-        ready = responses.get(series)
+        named = named_in(request)
+        key: _Key = (series, *named.items())
+        ready = responses.get(key)
         if ready is None or not _is_of(ready, issued):
-            before, after = token_parts(issued.token, (), issued.expires_ns, now_ns)
+            before, after = token_parts(issued.token, (), issued.expires_ns, now_ns, named)
             try:
-                ready = responses[series] = TokenResponse(
+                ready = TokenResponse(
                     before=before,
                     after=after,
                     expires_ns=issued.expires_ns,
@@ -227,6 +232,9 @@ class ReadyResponses:
                 )
             except ValueError:  # over 64 KiB: returned to the pod, but not kept in memory
                 return None
+            # A pod chooses the spelling of a selector, so the responses that others may share are limited.
+            if not named or len(responses) < SHARED_MAX:
+                responses[key] = ready
         if issued.cacheable:
             issued.record.admit(
                 issued.generation,

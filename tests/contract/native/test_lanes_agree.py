@@ -40,7 +40,7 @@ USUAL = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\n
 FORWARDED = USUAL + b"X-Forwarded-For: 1\r\n\r\n"
 FOR_EVER_SECONDS = 10**6
 SECONDS_LEFT = re.compile(rb'(?<=expires_in":")\d+')
-REQUEST_ID = re.compile(rb"(?<=x-ms-request-id: )[0-9a-f-]{36}")
+REQUEST_ID = re.compile(rb"""(?<=x-ms-request-id: )[0-9a-f-]{36}|(?<="correlationId":")[0-9a-f-]{36}""")
 MALFORMED = re.compile(
     rb'Content-Length: \d+(?=\r\nx-ms-request-id: [0-9a-f-]*\r\nConnection: close\r\n\r\n{.*malformed)|it has [^"]*'
 )

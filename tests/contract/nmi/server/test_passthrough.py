@@ -4,6 +4,7 @@ Excluded: which targets may be proxied at all (test_targets), long and broken an
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
@@ -13,7 +14,7 @@ from aiohttp import web
 from typing_extensions import override
 
 from nmi.refusal import Reason, Refusal
-from nmi.server.passthrough import QUERY_BYTES_MAX, MetadataProxy
+from nmi.server.passthrough import ABSENT_SECONDS, QUERY_BYTES_MAX, MetadataProxy
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainResponse
@@ -47,6 +48,9 @@ class Imds:
 
     def __init__(self, session: HttpSession) -> None:
         self.session = session
+        application = web.Application()
+        application.router.add_route("*", "/{rest:.*}", self.handle)
+        self.runner = web.AppRunner(application)
         self.url = ""
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.answer: Callable[[], Awaitable[web.StreamResponse] | web.StreamResponse] = lambda: web.json_response(
@@ -73,16 +77,13 @@ class Imds:
 async def imds() -> AsyncIterator[Imds]:
     async with HttpSession(connections=16, headers={}) as session:
         upstream = Imds(session)
-        application = web.Application()
-        application.router.add_route("*", "/{rest:.*}", upstream.handle)
-        runner = web.AppRunner(application)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        upstream.url = "http://{}:{}/".format(*runner.addresses[0])
+        await upstream.runner.setup()
+        await web.TCPSite(upstream.runner, "127.0.0.1", 0).start()
+        upstream.url = "http://{}:{}/".format(*upstream.runner.addresses[0])
         try:
             yield upstream
         finally:
-            await runner.cleanup()
+            await upstream.runner.cleanup()
 
 
 async def test_only_the_normal_form_is_forwarded(imds: Imds) -> None:
@@ -239,3 +240,19 @@ async def test_each_call_takes_a_permit_charged_to_its_pod(imds: Imds) -> None:
     assert isinstance(response, Refusal)
     assert (response.reason, response.retry_after) == (Reason.OVERLOADED, 3.0)
     assert (pods, imds.requests) == (["shop/cart"], [])
+
+
+async def test_after_a_failed_connection_no_other_one_is_tried_before_the_retry_after(imds: Imds) -> None:
+    now, port = 1000.0, socket.socket()
+    port.bind(("127.0.0.1", 0))  # connections are refused until it listens
+    url = f"http://127.0.0.1:{port.getsockname()[1]}"
+    proxy = MetadataProxy(imds.session, url, ServerPolicy(), clock=lambda: now)
+    refused = await forwarded(proxy)
+    await web.SockSite(imds.runner, port).start()
+    early = await forwarded(proxy)
+    assert isinstance(refused, Refusal)
+    assert isinstance(early, Refusal)
+    assert refused.reason is early.reason is Reason.UPSTREAM_UNAVAILABLE
+    assert imds.requests == []
+    now += ABSENT_SECONDS
+    assert isinstance(await forwarded(proxy), PlainResponse)

@@ -14,7 +14,7 @@ from _native.histogram import Histogram, Series
 from _native.ready_responses import ReadyResponse, Usage
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.server.responses import PlainResponse, token_parts
-from nmi.server.token_path import ReadyResponses
+from nmi.server.token_path import SHARED_MAX, ReadyResponses
 from nmi.tokens.source import Issued, Token
 from podidentity.azure.imds import RawResponse
 from tests.support.nmi.server.fakes import (
@@ -45,6 +45,22 @@ async def test_all_values_are_strings_and_all_fields_that_sdks_read_are_present(
         "resource": RESOURCE,
         "token_type": "Bearer",
     }
+
+
+@pytest.mark.parametrize(
+    ("parameter", "named"),
+    [
+        ("client_id=11111111-2222-3333-4444-555555555555", {}),
+        ("object_id=0b1ec7", {"object_id": "0b1ec7"}),
+        ("msi_res_id=%2FSub%2Fa", {"msi_res_id": "/Sub/a"}),
+        ("mi_res_id=%2Fsub%2Fa", {"msi_res_id": "/sub/a"}),
+    ],
+)
+async def test_the_response_repeats_an_object_id_or_a_resource_id(
+    server: ServerUnderTest, parameter: str, named: dict[str, str]
+) -> None:
+    usual = (await ServerUnderTest().ask(request_bytes())).json
+    assert (await server.ask(request_bytes(f"{TOKEN_PATH}?resource={RESOURCE}&{parameter}"))).json == usual | named
 
 
 def test_upstream_values_are_returned_unchanged_and_escaped() -> None:
@@ -192,6 +208,22 @@ def test_a_different_token_series_freshness_or_usage_has_its_own_answer(first: I
     elsewhere = Histogram((1000,)).series(("token", "200", "till", RESOURCE))
     assert made(store, for_another_pod(first), elsewhere).series is elsewhere
     assert made(store, first).series is SERIES
+
+
+def test_an_answer_that_repeats_a_selector_is_shared_with_equal_requests_up_to_a_limit(first: Issued) -> None:
+    store = ReadyResponses()
+
+    def by_object_id(value: str) -> ReadyResponse | None:
+        return store.admit(for_another_pod(first), TokenRequest(RESOURCE, SelectorKind.OBJECT_ID, value), SERIES, 0)
+
+    usual, named = made(store, first), by_object_id("0")
+    assert named is not None
+    assert [b'"object_id":"0"' in ready.render(0) for ready in (usual, named)] == [False, True]
+    assert by_object_id("0") is named
+    for number in range(1, SHARED_MAX + 2):
+        by_object_id(str(number))
+    assert (by_object_id("0") is named, made(store, first) is usual) == (True, True)
+    assert by_object_id("late") is not by_object_id("late")
 
 
 def test_an_answer_that_one_pod_may_not_keep_is_kept_only_for_the_other(first: Issued) -> None:
