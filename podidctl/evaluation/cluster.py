@@ -47,6 +47,7 @@ class ClusterCase:
     @property
     def objects(self) -> Facts:
         """The facts with all objects. Raises UnreadError if some could not be read."""
+        # With a part of the objects, a check would report others as missing.
         for failure in self.facts.unread.values():
             raise UnreadError("objects", failure)
         return self.facts

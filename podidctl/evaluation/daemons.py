@@ -60,11 +60,13 @@ VIRTUAL: Final = MissingNmi(
 
 def missing_nmi(node: PlacedNode, nmi: Sequence[Daemon]) -> MissingNmi:
     """Return why *node* has no NMI. *nmi*: NMI's pods of the whole cluster."""
+    # First, because can_run_nmi is also False here, but no pod of a virtual node reaches IMDS.
     if node.is_virtual:
         return VIRTUAL
     if not node.can_run_nmi:
         return WINDOWS
     name = node.metadata.name
+    # A pod that waits for the node proves that a DaemonSet admits it, so only the scheduler knows the cause.
     waiting = next((daemon for daemon in nmi if not daemon.spec.node_name and daemon.intended_node == name), None)
     if waiting is not None:
         then = f"make room for it: kubectl describe pod -n {waiting.metadata.namespace} {waiting.metadata.name}"
@@ -147,6 +149,7 @@ def unavailable_reason(case: PodCase, would: Outcome) -> str:
         return "" if would is Outcome.EXEMPT and missing.reaches_imds else f"{missing.reason}, so {missing.effect}"
     if (daemon := likely_nmi(case.nmi)) is not None:
         return "" if daemon.ready else f"NMI's pod {daemon.name} on this node is not ready ({daemon.not_ready_reason})"
+    # A failed read proves no absence, and IMDS responds to an exempt pod without NMI too.
     if isinstance(case.facts.nmi, ReadFailure) or would is Outcome.EXEMPT:
         return ""
     return "" if case.configuration.is_given else NO_NMI_FOUND

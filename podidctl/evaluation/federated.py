@@ -186,6 +186,7 @@ def assertion_fault(pod: Pod, access: FederatedAccess) -> AssertionFault | None:
         if name in names:
             message = f"NMI's service account {nmi} may not request tokens of service account {name}"
             return AssertionFault("assertion_forbidden", message, GRANT)
+    # A failed read of the service accounts does not prove that this one is missing.
     if isinstance(there, frozenset) and pod.spec.service_account_name not in there:
         then = f"create it: kubectl create serviceaccount -n {pod.metadata.namespace} {pod.spec.service_account_name}"
         return AssertionFault("service_account_missing", f"service account {name} does not exist", then)
@@ -199,6 +200,7 @@ def pod_token_source(case: PodCase, identity: AzureIdentity, resource: str) -> s
     if identity.spec.type != IdentityType.FEDERATED:
         source = describe_token_source(case.settings, identity, resource)
         secret = case.credentials.get(identity.key)
+        # NMI reads the Secret only after its own rules accept the identity, so their refusal comes first.
         return refusal_of(secret) if isinstance(source, str) and isinstance(secret, CredentialError) else source
     whom = describe_token_source(case.settings, identity, resource, account=account_name(case.pod))
     if isinstance(whom, Refusal):

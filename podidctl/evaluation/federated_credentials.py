@@ -20,6 +20,7 @@ SUFFIX_MAX: Final = 40
 _NAME_MAX: Final = 120
 """Maximum length of a federated credential's name."""
 _INVALID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
+# No character that a shell interprets: the operator runs the command, and tenants choose parts of the values.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9:/._~-]+")
 
 
@@ -86,6 +87,7 @@ def _command(code: str, owner: str, identity: AzureIdentity, trust: tuple[str, s
         query = f"[?issuer=='{issuer}' && subject=='{subject}'].name"
         verb, name = "update", f'"$(az identity federated-credential list {owner} --query "{query}" -o tsv)"'
     command = f"az identity federated-credential {verb} {owner} --name {name} {shlex.join(_values(*trust))}"
+    # A client id alone may also be that of an application, which no list of a managed identity contains.
     if identity.spec.resource_id.strip() or verb == "update":
         return command
     other = application_creation(identity.spec.client_id.strip().lower(), parameters_of(name, *trust))

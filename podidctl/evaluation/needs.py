@@ -72,6 +72,7 @@ class Review(NamedTuple):
     @property
     def attributes(self) -> dict[str, str]:
         """The review's `resourceAttributes`."""
+        # An empty group is the core group; an absent namespace or name means all of them.
         return {key: value for key, value in self._asdict().items() if key != "account" and (value or key == "group")}
 
 
@@ -101,6 +102,7 @@ def secret_namespaces(facts: Facts) -> dict[str, list[str]]:
     existing = {identity.metadata.namespace for identity in facts.identities}
     needed: dict[str, set[str]] = {}
     for daemon in readable(facts.nmi):
+        # Per daemon, because a Secret of another namespace needs a permission only where an NMI has the flag.
         cross = any(
             configuration.settings.allow_cross_namespace_secrets for configuration in readable_configurations([daemon])
         )
@@ -166,6 +168,7 @@ def binding_uses(pairs: Sequence[tuple[Pod, AzureIdentity]], nmi: Sequence[Daemo
     uses = {
         BindingUse(account_name(pod), client_id)
         for pod, identity in pairs
+        # A pod without a service account gets no token, which another check reports.
         if pod.spec.service_account_name
         for client_id in clients.get(identity.key, ())
     }
@@ -205,6 +208,7 @@ def federated_needs(facts: Facts) -> FederatedNeeds:
         for daemon in nmi
         if any(configuration.settings.federated_identities for configuration in readable_configurations([daemon]))
     }
+    # The limit must not be used up by the service accounts of one tenant.
     checked = by_turns(names, namespace_of)[:CHECKED_MAX]
     uses = by_turns(binding_uses(pairs, nmi), lambda use: use.namespace)
     return FederatedNeeds(
@@ -235,6 +239,7 @@ def review_resources(settings: Sequence[NmiSettings], identities: Iterable[Azure
     ]
     if not using:
         return []
+    # At the limit of reviews, no tenant's identities must push out those of others.
     in_turn = by_turns(identities, lambda identity: identity.metadata.namespace)
     resources = {resource: None for node_settings in using for resource in proxied_identities(node_settings, in_turn)}
     return [ALL_IDENTITIES, *(resource for resource in resources if resource != ALL_IDENTITIES)]
@@ -248,6 +253,7 @@ def bound_uses(rbac: Rbac, accounts: Iterable[DaemonAccount]) -> Iterator[Daemon
         for subject in service_account(account):
             rules: dict[str, list[BoundRule]] = {}
             for bound in permissions.by_subject.get(subject, ()):
+                # The proxy's review has no namespace, so a RoleBinding gives no permission for it.
                 if not bound.namespace and _client_ids(bound):
                     rules.setdefault(bound.binding, []).append(bound)
             for name, several in rules.items():

@@ -131,6 +131,7 @@ class PodCase:
     @property
     def node(self) -> PlacedNode | ReadFailure | None:
         """The pod's node; None if it does not exist or the pod has none."""
+        # A node that could not be read must not count as a deleted one.
         return self.facts.unread.get("nodes") or next(iter(self.facts.nodes), None)
 
     @property
@@ -215,6 +216,7 @@ class PodCase:
         terminating or has no sandbox.
         """
         claimants = self._pods_at(address)
+        # NMI serves a terminating pod too, as long as no other pod has its address.
         if len(claimants) == 1:
             return claimants
         return [claimant for claimant in claimants if not (claimant.ending or claimant.sandbox_down)]
@@ -265,6 +267,7 @@ class PodCase:
             return {self.decision.assigned.identity.key}
         if any(namespace == self.namespace for namespace, _ in self.bindings_of):
             return ()
+        # An identity that MIC rejects is no reason for a missing token while another one can serve the pod.
         return self.usable or {*self.bindings_of, *(identity.key for identity in self.identities)}
 
     @cached_property
@@ -295,6 +298,7 @@ class PodCase:
         """Return why *binding* serves only pods of its own namespace and not this one, or an empty string."""
         if binding.metadata.namespace == self.pod.metadata.namespace:
             return ""
+        # First, because the flag applies to every identity, also to one that does not exist.
         if self.settings.force_namespaced:
             return "NMI runs with --forceNamespaced, so it serves pods of its own namespace only"
         identity = self._named_identity(binding)
@@ -323,6 +327,7 @@ class PodCase:
         since = self.pod.since if isinstance(self.pod, DatedPod) else None
         if clock is None or since is None or of_identity is None or not times:
             return None
+        # The server's clock is only known to about a second, so a new object may seem to be from the future.
         return max(0.0, (self.facts.server_time - max(since, of_identity, min(times))).total_seconds())
 
     def knows(self, identity: AzureIdentity, at: datetime) -> bool:
@@ -330,6 +335,7 @@ class PodCase:
         AzureAssignedIdentity for the pod existed, in managed mode its binding.
         """
         ages, uids = self.facts.created_at, {"", self.pod.metadata.uid}
+        # An object of a former pod of this name gave this pod nothing.
         assigned = [
             ObjectReference(ASSIGNED_IDENTITIES.plural, *its.key)
             for its in self.assigned.get(identity.key, ())
@@ -378,6 +384,7 @@ class PodCase:
         if reason := self.unseen:
             return PredictedDecision(Outcome.UNSEEN, reason=reason)
         policy = decision_policy(self.settings)
+        # No object ids: NMI learns them from IMDS's responses, which no object in the cluster shows.
         match wait_if_stopped(self.pod, named=False) or decide(self.nmi_facts, self.assignments, request, policy, {}):
             case Grant(assigned):
                 return PredictedDecision(Outcome.GRANTED, assigned)
@@ -432,6 +439,7 @@ def _is_watched(settings: NmiSettings, pod: Pod, assigned: AzureAssignedIdentity
     node, label = pod.spec.node_name, assigned.metadata.label(NODENAME_LABEL)
     if assigned.spec.nodename not in {"", node}:
         return False
+    # NMI's watch selects by this label then, and never receives objects without it.
     return not settings.scale_features or label == nodename_label(node)
 
 
@@ -441,6 +449,7 @@ def _joined(
     identities = {identity.key: identity for identity in several}
     for binding in bindings:
         identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))
+        # In managed mode NMI reads no binding of another namespace for the pod.
         if identity is None or binding.metadata.namespace != pod.metadata.namespace:
             continue
         if pod.binding_label and binding.spec.selector == pod.binding_label:

@@ -155,8 +155,10 @@ def _key(subject: Subject, namespace: str) -> SubjectKey | None:
     """Return the subject of a binding in *namespace*; None for one that no client is."""
     match subject.kind:
         case "ServiceAccount":
+            # The authorizer uses the namespace of a RoleBinding here; a ClusterRoleBinding has none.
             where = subject.namespace or namespace
             return SubjectKey("ServiceAccount", where, subject.name) if where else None
+        # A service account authenticates as this user, so a binding of the user is one of the account.
         case "User" if subject.name.startswith(ACCOUNT_PREFIX):
             where, _, name = subject.name.removeprefix(ACCOUNT_PREFIX).partition(":")
             return SubjectKey("ServiceAccount", where, name)

@@ -142,6 +142,7 @@ def _unresolved(
         at = log_time(decision.at, now)
         if at is None or not _is_recent(at, now) or not _is_lasting(decision):
             continue
+        # A refusal before NMI's choice names no identity or audience, so it counts for each.
         if (identity and decision.identity not in {"", identity}) or (
             resource and decision.resource not in {"", resource}
         ):
@@ -174,6 +175,7 @@ def _resolves(grant: LoggedDecision, refusal: LoggedDecision, now: datetime) -> 
     """
     granted, refused = log_time(grant.decided_at, now), log_time(refusal.decided_at or refusal.at, now)
     is_later = granted is not None and (refused is None or granted >= refused)
+    # A grant for one audience does not prove that Azure grants another.
     return is_later and refusal.resource in {"", grant.resource}
 
 
@@ -190,9 +192,11 @@ def _is_recent(at: datetime, now: datetime) -> bool:
 
 def log_time(at: str, now: datetime) -> datetime | None:
     """Return the time of a log line, which has no year: the latest one that is at most a day after *now*."""
+    # Shortly before a new year the clock of the node may already be in it.
     for year in (now.year + 1, now.year, now.year - 1):
         try:
             time = datetime.strptime(f"{year}-{at}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+        # 29 February does not exist in every year.
         except ValueError:
             continue
         if time <= now + timedelta(days=1):

@@ -45,6 +45,7 @@ def mic_rights(
         # RBAC cannot restrict create to a name.
         *_rights(("create",), leading, "leases", namespace=lease_namespace),
         *_rights(("get", "update"), leading, "leases", **lock),
+        # MIC holds this lock too, so that no MIC of the Go implementation leads at the same time.
         *_rights(("get", "update"), "", "endpoints", **lock, purpose="the Go implementation's lock"),
         *_rights(("create", "patch"), "", "events", purpose="Events"),
         *_rights(("list",), GROUP, "azurepodidentityexceptions", purpose=UPGRADE),

@@ -71,6 +71,7 @@ def _source(settings: NmiSettings, identity: AzureIdentity, resource: str, accou
     match identity.spec.type:
         case IdentityType.USER_ASSIGNED:
             user_assigned.check(identity)
+            # NMI names an identity to IMDS by its resource id in managed mode, and by its client id in standard mode.
             managed = settings.operation_mode is OperationMode.MANAGED
             by = user_assigned.imds_selector(identity, by_resource_id=managed)
             return f"IMDS of the node, by {'client id' if by.client_id else 'resource id'}"

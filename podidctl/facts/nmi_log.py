@@ -117,6 +117,7 @@ def _json_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _value(text: str) -> Any:
+    # Only quoted texts and numbers are JSON here; the rest is text, as in the log.
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

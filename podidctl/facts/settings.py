@@ -118,6 +118,7 @@ def on_node(nmi: Sequence[Daemon] | ReadFailure, node: str) -> Sequence[Daemon]:
 
 def given_configuration(flags: list[str]) -> NmiConfiguration:
     """Return the configuration of an NMI with the *flags* of --nmi-flags. Raises UsageError."""
+    # NMI's parser requires a node, which no decision of podidctl depends on.
     return NmiConfiguration(parse([*reject_help(flags), f"--node={NO_NODE}"], {}), "--nmi-flags", is_given=True)
 
 
@@ -175,6 +176,7 @@ def readable_configurations(nmi: Sequence[Daemon]) -> list[NmiConfiguration]:
     for daemon in nmi:
         if not (node := daemon.spec.node_name):
             continue
+        # With the namespace, because a flag may contain it as a variable.
         command_line = msgspec.json.encode((daemon.metadata.namespace, daemon.spec.containers))
         if command_line not in parsed:
             parsed[command_line] = read_settings([daemon], _nmi_configuration)[0]
