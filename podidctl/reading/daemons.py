@@ -66,6 +66,7 @@ async def list_daemons(client: Client, component: str, *, node: str = "") -> lis
 async def read_log(client: Client, daemon: Daemon, program: str = "nmi", **limits: int) -> str:
     """Return the last LINES_READ lines of *program*'s log within *limits* of the API server. Raises ApiError."""
     container = daemon.container(program)
+    # A pod may have further containers, and then the API server requires the name of one.
     params = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
     params |= {name: str(number) for name, number in limits.items()}
     log = await client.request("GET", object_path(PODS, *daemon.key, "log"), params=params)
@@ -115,6 +116,7 @@ async def read_pages(
     finally:
         for task in tasks:
             task.cancel()
+    # The cancelled requests must have ended before the caller closes the client.
     await asyncio.gather(*late, return_exceptions=True)
     too_late = Unread("", f"no response within {within_seconds or 0:g} s")
     return [
@@ -161,6 +163,7 @@ async def refused_pods(client: Client, facts: Facts) -> dict[str, RecentRefusal]
     refused = [
         (*key, refusal)
         for key in dict.fromkeys((*recent, *decisions))
+        # Without a uid, nothing shows that the refusal is about the pod that runs now.
         if key[1] and (refusal := _refusal_of(recent.get(key, ()), decisions.get(key, ()), now)) is not None
     ]
     latest = sorted(refused, key=lambda entry: entry[2].at, reverse=True)
@@ -187,6 +190,7 @@ async def _recent_events(client: Client, reason: str, now: datetime) -> Mapping[
     """
     by_namespace: defaultdict[str, list[Event]] = defaultdict(list)
     async for page in client.pages(EVENTS, field_selector=f"involvedObject.kind=Pod,reason={reason}"):
+        # A list that begins again, because its token has expired, replaces what was read before.
         if page.first:
             by_namespace.clear()
         for raw in page.items:

@@ -50,6 +50,7 @@ def has_restriction(saved: str, to: RedirectSpec) -> bool:
     """Return whether *saved*, a table in iptables-save's format, has AKS's rule before a rule that accepts
     everything.
     """
+    # No packet reaches a rule behind one that accepts everything.
     before = itertools.takewhile(lambda rule: words(rule) != ["-j", "ACCEPT"], rules_of(saved, "FORWARD"))
     return any(is_restriction(rule, to) for rule in before)
 

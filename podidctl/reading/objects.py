@@ -137,8 +137,10 @@ async def read_mislabelled(client: Client, _: Facts) -> dict[str, MeantLabel]:
         return judged.get(key, False)
 
     pages = client.pages(PODS, field_selector=RUNNING, label_selector=f"!{BINDING_LABEL}")
+    # The loop may end before the last page, and the generator must end with it.
     async with aclosing(pages):
         async for page in pages:
+            # A list that begins again, because its token has expired, replaces what was read before.
             if page.first:
                 mislabelled, read = {}, 0
             for raw in page.items:
@@ -195,6 +197,7 @@ async def get_document(client: Client, kind: Kind[Any], namespace: str, name: st
     response = await client.request("GET", object_path(kind, namespace, name))
     try:
         document = document_of(response)
+        # Only a check: the caller needs the whole document, with the fields that no class here has.
         msgspec.convert(document, StoredObject)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise malformed(kind.plural, error) from error

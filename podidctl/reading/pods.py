@@ -72,10 +72,12 @@ async def read_pods(client: Client, shared: Facts, pods: Sequence[Pod], azure: H
     nodes = {node.metadata.name: node for node in shared.nodes if node.metadata.name in by_node}
     if azure is not None:
         shared = replace(shared, azure=AzureState(await read_hosts(azure, distinct_hosts(nodes.values()))))
+    # The flags of the NMI on a node count for all of its pods, so one pod of each node is enough.
     first = {pod.spec.node_name: pod for pod in pods}
     rules = {node: configuration_for(replace(shared, scope=pod.key, pods=(pod,))) for node, pod in first.items()}
     versions = {counted_names(settings_for(shared)): _Version(shared)}
     for counted in [counted_names(configuration.settings) for configuration in rules.values()]:
+        # Lists are read again only for NMIs whose flags let other field names count.
         if counted not in versions:
             versions[counted] = _Version(await read_resources(client, shared, counted))
     several = []
@@ -132,6 +134,7 @@ async def _owner(client: Client, pod: Pod) -> Owner | None:
 
 
 def _maker(pod: Pod) -> tuple[object, ...]:
+    # Replicas of one workload have the same owner, which is read once for all of them.
     return pod.metadata.namespace, controller(pod), pod.binding_label
 
 

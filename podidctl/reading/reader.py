@@ -149,6 +149,7 @@ CLUSTER: Final[Sequence[Part]] = (
     *DAEMONS,
     SERVER,
     read_all_objects,
+    # After the objects: by an earlier time, the newest ones would seem to be from the future.
     _dated,
     reads("definitions", _definitions),
     reads("locks", _locks),
@@ -187,6 +188,7 @@ async def _nmi_of(client: Client, facts: Facts) -> tuple[Daemon, ...]:
 async def nmi_on(client: Client, node: str) -> tuple[Daemon, ...]:
     """Return NMI's pods on *node*; if it has none, those of all nodes."""
     here = tuple(genuine_nmi(await list_daemons(client, "nmi", node=node)))
+    # A tenant can label a pod like NMI, so the label alone does not end the search.
     if any(daemon.looks_like_nmi for daemon in here):
         return here
     everywhere = tuple(genuine_nmi(await list_daemons(client, "nmi")))
@@ -281,6 +283,7 @@ async def _events(client: Client, facts: Facts) -> tuple[Event, ...]:
     if facts.pod is None:
         return ()
     meta = facts.pod.metadata
+    # With the uid, because Events of a former pod of this name remain for some time.
     selector = f"involvedObject.kind=Pod,involvedObject.name={meta.name},involvedObject.uid={meta.uid}"
     events = await client.list(EVENTS, meta.namespace, field_selector=selector)
     ours = [event for event in events if event.component.startswith(COMPONENT_PREFIX)]
@@ -292,6 +295,7 @@ POD_EVENTS: Final = reads("events", _events)
 
 async def _decisions(client: Client, facts: Facts) -> tuple[LoggedDecision, ...]:
     pod = facts.pod
+    # Only the NMI on the pod's node decides about the pod.
     daemon = likely_nmi(on_node(facts.nmi, pod.spec.node_name)) if pod is not None else None
     if pod is None or daemon is None:
         return ()
@@ -302,6 +306,7 @@ def _on_azure(azure: HostReader) -> Part:
     async def run(_: Client, facts: Facts) -> Facts:
         host = host_of(next(iter(facts.nodes), None))
         if host is None:
+            # Not None: the command reads Azure, and only the host of this pod is not known.
             return replace(facts, azure=AzureState())
         try:
             return replace(facts, azure=AzureState({host.key: await azure.get(host)}))

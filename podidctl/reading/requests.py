@@ -36,6 +36,7 @@ async def in_batches(calls: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> l
         try:
             await asyncio.wait(tasks)
         finally:
+            # If the caller is cancelled, asyncio.wait leaves the tasks running.
             for task in tasks:
                 task.cancel()
         results += [task.result() for task in tasks]
@@ -118,6 +119,7 @@ async def read_server(client: Client) -> ServerState:
     try:
         response = await client.open_response("/version", {})
     except ApiError as error:
+        # A refusal has a Date too, so the clock is known even if the version is not.
         return replace(server_clock("", error.date, sent, loop.time() - began), failure=_failure(error))
     clock = server_clock("", response.headers.get("date", ""), sent, loop.time() - began)
     try:

@@ -116,6 +116,7 @@ async def read_credentials(client: Client, facts: Facts) -> Mapping[IdentityKey,
     """
     needed = needed_identities(facts)
     in_turn = by_turns(facts.identities, lambda identity: (identity.key not in needed, identity.metadata.namespace))
+    # A stable sort: among the needed identities, and among the others, the namespaces stay in turn.
     first = sorted(in_turn, key=lambda identity: identity.key not in needed)
     return await read_secret_checks(client, ClusterCase(facts).usual.settings, first)
 
@@ -157,10 +158,12 @@ async def read_account_access(client: Client, facts: Facts, pod: Pod) -> Facts:
         return facts
     there = await or_failure(or_none(client.get(SERVICE_ACCOUNTS, case.namespace, name)))
     existing = there if isinstance(there, ReadFailure) else frozenset({name} if there is not None else ())
+    # Without the list of NMI's pods, its service account and so its permission are not known.
     forbidden: Mapping[str, tuple[str, ...]] | ReadFailure = facts.nmi if isinstance(facts.nmi, ReadFailure) else {}
     if (nmi := likely_nmi(case.nmi)) is not None:
         review = token_review(service_account_of(nmi), account_name(pod))
         forbidden = await or_failure(_forbidden(client, [review]))
+    # The proxy authorizes the pod's service account, so without one there is nothing to review.
     proxied = list(proxied_identities(case.settings, case.federated)) if name else []
     uses = [BindingUse(account_name(pod), resource) for resource in proxied[:IDENTITIES_MAX]]
     access = FederatedAccess({case.namespace: existing}, forbidden, 0, await or_failure(_unpermitted(client, uses)))

@@ -82,8 +82,10 @@ async def _roles_of(azure: ResourceReader, identity: AzureIdentity) -> IdentityR
     roles = IdentityRoles(resource=resource)
     try:
         its = (await get(azure, ArmResource, resource_path(resource, IDENTITY), IDENTITY_VERSION)).properties
+        # Roles of another identity than that of the tokens would mislead the operator.
         if reason := mismatch(identity, Attached(resource.text, its.client_id)):
             return replace(roles, fault=reason)
+        # The id gets into a filter of Azure and into commands for a shell.
         if not is_grantable(its.principal_id):
             return replace(roles, fault="Azure reports no object id of the identity")
         roles = replace(roles, principal=its.principal_id.strip())
@@ -120,6 +122,7 @@ async def read_assignments(azure: ResourceReader, scope: str, principal: str) ->
         # The token goes to this host and path only, and the principal stays, wherever the link leads.
         query = {**dict(parse_qsl(page.next_link.partition("?")[2])), **first}
     if not assignments:
+        # An empty list would mean that the identity has no role.
         raise AzureError(f"Azure's first {PAGES_MAX} pages have no role assignment, and there are more pages")
     return assignments[:ASSIGNMENTS_MAX], False
 
@@ -137,6 +140,7 @@ async def read_definition(azure: ResourceReader, scope: str, role: str) -> Prope
     match = _ROLE_ID.fullmatch(role)
     if match is None:
         raise AzureError(f"{role} is no id of a role")
+    # Only the GUID is from the response, so the request leads to no other path.
     path = f"{scope}/providers/Microsoft.Authorization/roleDefinitions/{match[1]}"
     return (await get(azure, ArmResource, path, ROLE_VERSION)).properties
 

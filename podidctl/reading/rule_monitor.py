@@ -38,6 +38,7 @@ async def _nodes_of(client: Client, reason: str) -> tuple[frozenset[str], bool]:
     async for page in client.pages(
         EVENTS, NODE_EVENTS_NAMESPACE, field_selector=f"reason={reason},involvedObject.kind=Node"
     ):
+        # A list that begins again, because its token has expired, replaces what was read before.
         if page.first:
             names, read = set(), 0
         for raw in page.items:
