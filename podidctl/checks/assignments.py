@@ -49,6 +49,7 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     if links:
         return next((link for link in links if link.level is Level.OK), links[0])
     about = f"for {'/'.join(identity.key)}"
+    # Identities of other types are attached to no host.
     if identity.spec.type == IdentityType.USER_ASSIGNED and (host := host_link(case)).level is Level.PROBLEM:
         return problem("assigned identity", f"MIC creates none: {host.message}", host.next, about=about)
     bindings = ["/".join(binding.key) for binding in case.bindings_of.get(identity.key, ())]

@@ -318,6 +318,7 @@ def _principals(objects: Facts, rules: Sequence[NmiConfiguration]) -> Iterator[F
                 message = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"
                 then = "; ".join(filter(None, (refusal.detail, unknown_cloud_note(configuration, identity))))
                 yield Finding("unusable", Level.PROBLEM if pods else Level.WARNING, message, then)
+                # One finding for each identity, even if several NMIs refuse it.
                 break
 
 

@@ -140,6 +140,7 @@ def check_controllers(case: ClusterCase) -> Iterator[Finding]:
         message = f"no MIC is ready: {listed(f'{daemon.name} ({daemon.not_ready_reason})' for daemon in mic)}"
         then = f"{_see_log(mic[0])} (without MIC nothing is assigned)"
         causes = {running_as("MIC", daemon) for daemon in mic}
+        # If the pods of MIC have several causes, none of them explains that no MIC is ready.
         yield problem("MIC", message, then, cause=causes.pop() if len(causes) == 1 else "", explains=NEEDS_MIC)
     elif mic:
         yield ok("MIC", f"{len(ready)} of {counted(len(mic), 'replica')} ready")
@@ -191,6 +192,7 @@ def _disagreements(nmis: Sequence[NmiSettings], mics: Sequence[MicSettings]) -> 
     if len(modes) > 1:
         yield "NMIs run in different operation modes", "finish the rollout of the DaemonSet"
     forced = {settings.force_namespaced for settings in nmis}, {settings.force_namespaced for settings in mics}
+    # Without readable flags of one program there is nothing to compare.
     if all(forced) and len(forced[0] | forced[1]) > 1:
         yield (
             "--forceNamespaced differs: NMI may refuse or serve what MIC assigns across namespaces",
@@ -208,6 +210,7 @@ def _mic_not_exempt(nmis: Sequence[NmiSettings], case: ClusterCase) -> Iterator[
     where = {
         daemon.metadata.namespace
         for daemon in case.mic
+        # Requests from the node's network are not redirected, so such a pod needs no exception.
         if not daemon.spec.host_network
         and not case.exempt(Pod(metadata=daemon.metadata, spec=PodSpec(node_name=daemon.spec.node_name)))
     }
@@ -231,6 +234,7 @@ def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
     if labelled:
         yield from _redirects(labelled, [configuration.settings for configuration in case.configurations])
     for value in (monitor.with_rules, monitor.events):
+        # Without a node that has the label, nothing depends on what could not be read.
         if isinstance(value, ReadFailure) and labelled:
             right = "list on ciliumnodes.cilium.io, and on events in namespace default"
             yield unknown(EBPF, value.reason, value.next_action(right), cause=value.reason)
@@ -239,6 +243,7 @@ def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
     if not isinstance(monitor.events, ReadFailure):
         there = {node.metadata.name for node in nodes}
         for reason in REASONS:
+            # Others than AKS can create Events, also about nodes that do not exist.
             if names := monitor.events.get(reason, frozenset()) & there:
                 message = f"Events {reason} of AKS exist about {counted(len(names), 'node')}: {listed(sorted(names))}"
                 yield warning(EBPF, message, f"{_ACTIONS[reason]}, see {EBPF_PAGE}")

@@ -139,6 +139,7 @@ def causes_of(links: Iterable[tuple[str, Link]]) -> list[Cause]:
     for pod, its in links:
         link = replace(its, about="none") if its.about == pod else its
         then = link.next.replace(f"-n {pod.replace('/', ' ')}", "")  # the pod itself, as kubectl names it
+        # Pods with the same cause wait for different times, which must not make it several causes.
         alike[link.link, link.about, timeless(link.says), timeless(then)].append((pod, link))
     causes = [Cause(link=several[0][1], pods=[pod for pod, _ in several]) for several in alike.values()]
     return sorted(causes, key=lambda cause: len(cause.pods), reverse=True)

@@ -268,6 +268,7 @@ def _too_many_credentials(pairs: ServedPairs, settings: Sequence[NmiSettings]) -
     for pod, identity in pairs:
         if _needs_credentials(settings, identity):
             spec = identity.spec
+            # By tenant and client id: several AzureIdentities may name the one identity on Azure that has the limit.
             subjects[spec.tenant_id.strip().lower(), spec.client_id.strip().lower()].add(account_name(pod))
     for (_, client), accounts in subjects.items():
         if len(accounts) > CREDENTIALS_MANY:
@@ -309,6 +310,7 @@ def check_binding_permissions(
         yield unknown(FEDERATED, message, f"{limit}; podidctl explain pod checks one")
     owners = {account_name(pod) for pod, _ in pairs}
     for client_id, accounts in missing.items():
+        # The reviews also cover the accounts of exempt pods, to which IMDS responds.
         refused = [account for account in accounts if account in owners]
         if not refused:
             continue

@@ -63,6 +63,7 @@ def _intended_identities(case: PodCase) -> list[AzureIdentity]:
         for assignment in assigned
         if case.watches(assignment) and case.serves(project(assignment))
     ]
+    # The copy in an assigned identity may have another client id than the AzureIdentity has now.
     return list({(identity.key, identity.spec.client_id): identity for identity in (*case.bound, *served)}.values())
 
 
@@ -96,6 +97,7 @@ def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Find
     match case.azure:
         case None:
             return unknown(link, "Azure was not asked", "pass --cloudconfig to read the state on Azure", about=about)
+        # First: a host that is gone has no identities, which would otherwise count as not attached.
         case HostIdentities(gone=True):
             then = "check the node's providerID, and that these credentials may read that VM or scale set"
             return problem(link, f"Azure has no {host.text}", then, about=about)

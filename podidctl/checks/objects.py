@@ -146,6 +146,7 @@ def examine_node(case: ClusterCase, key: Key) -> Examined:
     node = next((node for node in case.facts.nodes if node.metadata.name == name), None)
     if node is None:
         return missing("node", PLACED_NODES, key, (node.key for node in case.facts.nodes))
+    # The links of NMI depend on nothing of a pod but its node.
     any_pod = Pod(spec=PodSpec(node_name=name))
     links = nmi_links(PodCase(replace(case.facts, nodes=(node,)), any_pod))
     return Examined(list(links), _on(case, name))

@@ -48,6 +48,7 @@ def pod_state(case: PodCase) -> Finding:
         then = f"{describe} for the reason why they ended"
         reason = "all its containers have terminated, so NMI gives it no tokens until one runs"
         return problem("pod", reason, then, about=about)
+    # Not a fault: NMI serves a terminating pod until it ends.
     ending = ", and is terminating" if case.pod.ending else ""
     return ok("pod", f"{case.pod.status.phase or 'Pending'} on node {case.pod.spec.node_name}{ending}", about=about)
 
@@ -59,6 +60,7 @@ def _describe(pod: Pod) -> str:
 def pod_address(case: PodCase) -> Finding:
     """Return the finding about the addresses by which NMI recognizes the pod."""
     addresses, its = own_addresses(case.pod), case.addresses
+    # First: NMI may recognize the pod by its address, but gives it no tokens.
     if case.pod.sandbox_down and addresses:
         reason = "the kubelet reports that the pod's sandbox is not ready, so NMI gives its address no tokens"
         then = f"{_describe(case.pod)} for the reason why its sandbox is not ready"
@@ -188,6 +190,7 @@ def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
     several: list[str] = []
     undecided: list[str] = []
     for pod in live_pods(objects):
+        # IMDS responds to these pods, so no choice between identities is made for them.
         if pod.spec.host_network or case.exempt(pod):
             continue
         # NMI orders by the binding that each object embeds, which can differ between the pods of one label.

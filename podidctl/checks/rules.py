@@ -24,6 +24,7 @@ from podidctl.report.documents import Report, check_result
 from podidctl.report.finding import Finding, by_cause, unknown
 
 C = TypeVar("C")
+# The order matters: of findings that explain each other, the first one is reported as the cause.
 CHECKS: Final[tuple[Callable[[ClusterCase], Iterable[Finding]], ...]] = (
     *cluster.CHECKS,
     *daemons.CHECKS,
