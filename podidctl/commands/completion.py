@@ -57,6 +57,7 @@ class ClusterNames:
         namespace = str(ctx.params.get("namespace") or "") if kind.namespaced else ""
         before, slash, _ = incomplete.partition("/")
         within = namespace or (before if slash else "")
+        # The text becomes a part of the request's path.
         if within and not NAME_PATTERN.fullmatch(within):
             return []
         keys = self._request_keys(ctx, kind.path(within))

@@ -54,6 +54,7 @@ class CliContext:
         set_flags = {name.replace("_", "-"): value for name, value in flags.items() if value not in (None, "", False)}
         argv = [f"--{name}={value}" for name, value in set_flags.items()]
         try:
+            # With --plan, because MIC requires the namespace of its pod otherwise.
             given = parse(["--plan", *argv], self.environ)
             usual = self.home() / ".kube" / "config"
             if not given.kubeconfig and (kube_context or not given.service_host) and _is_file(usual):
@@ -105,6 +106,7 @@ async def connect(settings: ClusterSettings) -> AsyncIterator[Client]:
     except (AccessError, ApiError) as error:
         raise StartError(_advice(error)) from error
     except ExceptionGroup as group:
+        # Another exception is a fault of the program, which a line about the cluster would hide.
         if group.split((AccessError, ApiError, StartError))[1] is not None:
             raise
         raise StartError(_advice(first_error(group))) from group
@@ -113,6 +115,7 @@ async def connect(settings: ClusterSettings) -> AsyncIterator[Client]:
 def _advice(error: Exception) -> str:
     match error:
         case TimedOut():
+            # A limit that is printed as 0 would mean none.
             longer = duration_text(max(3 * error.seconds, 0.001))
             return (
                 f"{error}: wait longer with --request-timeout={longer}, or check --kubeconfig and that the API server "

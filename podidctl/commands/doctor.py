@@ -76,6 +76,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
 async def _examine(settings: ClusterSettings, node: str, *, imds: bool, ask_azure: bool) -> Report:
     async with connect(settings) as client:
         state = await read(client, Facts(), CLUSTER)
+    # The pods and nodes together show which hosts to read.
     if ask_azure and not state.unread:
         async with azure_reader(settings) as (_, compute):
             state = replace(state, azure=AzureState(await read_hosts(compute, used_hosts(state)[:CHECKED_MAX])))

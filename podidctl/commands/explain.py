@@ -260,6 +260,7 @@ def show_pods(report: PodsExplanation, console: Console) -> None:
         head = (f"unknown {link.link}", "yellow") if is_unknown else (link.link, "bold red")
         print_line(console, head, f": {link.text}")
         print_line(console, f"  {counted(len(cause.pods), 'pod')}: {listed(cause.pods)}")
+        # The operator has this action already, from the links of the object.
         if link.next and (broken is None or link.next != broken.next):
             print_line(console, ("  next:", "bold"), f" {link.next}")
     for served in report.served[:GROUPS_MAX]:

@@ -91,6 +91,7 @@ async def explain_target(
     examined, selector = Examined(()), target.selector or BINDING_LABEL
     if target.word in WORKLOADS:
         kind = WORKLOADS[target.word]
+        # A list instead of a get, because the answer about a missing name has the similar ones.
         workloads = {workload.key: workload for workload in await or_none(client.list(kind, namespace)) or ()}
         if key not in workloads:
             return explain_pods((), missing(target.word, kind, key, workloads).findings)
@@ -99,6 +100,7 @@ async def explain_target(
     try:
         pods = await list_running(client, namespace, selector, node=target.name if target.word == "node" else "")
     except ApiError as error:
+        # Only the API server's parser knows whether the operator's selector is valid.
         if error.status == HTTPStatus.BAD_REQUEST and target.selector:
             raise typer.BadParameter(f"-l: {error.message}") from error
         raise

@@ -72,6 +72,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         )
         preview = asyncio.run(_survey(settings, ask_azure=not no_azure))
         show(preview, output, console(), everything=everything)
+        # An incomplete plan proves neither that there are changes nor that there are none.
         if preview.unread_hosts:
             raise typer.Exit(print_error(f"the plan is not complete: {'; '.join(read_failures(preview))}"))
         raise typer.Exit(SOMETHING_TO_DO if preview.changes else 0)

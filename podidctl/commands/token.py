@@ -161,6 +161,7 @@ def _granted(case: PodCase, request: TokenRequest, identity: AzureIdentity) -> T
     manifest = manifest_for(case, [identity])
     if isinstance(whom, Refusal):
         prediction = _refused(case.facts, request.resource, whom)
+        # Further endpoints in NMI's cloud file could change no other refusal.
         by_policy = whom.reason is Reason.POLICY
         note = plain(unknown_cloud_note(case.configuration, identity)) if by_policy else ""
         return msgspec.structs.replace(prediction, note=note, manifest=manifest, **shown)

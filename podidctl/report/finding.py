@@ -96,6 +96,7 @@ def by_cause(findings: Iterable[Finding]) -> list[Finding]:
     effects: dict[int, list[Finding]] = {number: [] for number in range(len(several))}
     for number, finding in enumerate(several):
         path = [number]
+        # A finding may be the effect of an effect, and findings may explain each other in a circle.
         while (higher := causes.get(several[path[-1]].cause, path[-1])) not in path:
             path.append(higher)
         root = min(path[path.index(higher) :])

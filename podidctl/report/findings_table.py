@@ -25,6 +25,7 @@ def show(report: Report, to: Console) -> None:
     """
     findings, omitted = shortened(report.findings)
     by_action = grouped(
+        # A number is in no other group, so a finding without an action stays alone.
         (finding.next if finding.level is not Level.OK and finding.next else index, finding)
         for index, finding in enumerate(findings)
     )
@@ -40,6 +41,7 @@ def show(report: Report, to: Console) -> None:
 
 def _rows(finding: CheckResult) -> Iterator[tuple[Part, Part, Part]]:
     """Yield the row of the finding without its next action, and one for each thing that follows, each text once."""
+    # The action is printed below the row, once for all rows that have it.
     says = finding.says.removesuffix(f": {finding.next}") if finding.level is not Level.OK else finding.says
     yield (finding.level, COLORS[finding.level]), finding.check, says
     effects = grouped(((effect.says, effect.next), effect.check) for effect in finding.affects)
@@ -56,6 +58,7 @@ def _show_manifests(manifests: Sequence[str], to: Console) -> None:
     lines = omitted = 0
     for manifest in manifests:
         if lines + manifest.count("\n") > MANIFEST_LINES_MAX:
+            # No break: a later manifest may be short enough.
             omitted += 1
             continue
         lines += manifest.count("\n")
@@ -67,6 +70,7 @@ def _show_manifests(manifests: Sequence[str], to: Console) -> None:
 
 def shortened(findings: Sequence[CheckResult]) -> tuple[list[CheckResult], dict[str, int]]:
     """Return the findings to print in their order, and the number of the others by check."""
+    # A stable sort, and below the numbers again: the printed findings stay in the order of the checks.
     worst_first = sorted(range(len(findings)), key=lambda index: ORDER.index(findings[index].level))
     shown = grouped((findings[index].check, index) for index in worst_first)
     numbers = sorted(number for several in shown.values() for number in several[:FINDINGS_MAX])

@@ -80,6 +80,7 @@ def printable_json(text: str) -> str:
 
 
 def _escaped(character: str) -> str:
+    # An escape of JSON has four digits, so a character beyond U+FFFF has two of them.
     units = character.encode("utf-16-be").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
@@ -136,6 +137,7 @@ def _dumped(document: Any, *, allow_unicode: bool) -> str:
 
 def print_line(to: Console, *parts: Part) -> None:
     """Print one line of *parts*, whose texts may be untrusted: none has markup or controls the terminal."""
+    # Not wrapped, so that an operator can copy a command from the line.
     to.print(Text.assemble(*map(_printable, parts)), soft_wrap=True)
 
 
