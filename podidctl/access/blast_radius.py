@@ -28,6 +28,7 @@ from podidctl.report.text import grouped
 from podidentity.resources import AzureIdentity, IdentityType
 
 REACHED_TODAY: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER, GrantState.POSSIBLE})
+# If all identities are federated, NMI has the flag that it lacks in the state DISABLED.
 REACHED_FEDERATED: Final = REACHED_TODAY | {GrantState.DISABLED}
 STAYS: Final = frozenset({Explained.CLUSTER, Explained.NOTHING})
 """Attached identities that remain on the host if every AzureIdentity were federated: MIC did not attach them."""
@@ -57,6 +58,7 @@ class ReviewIndex:
 
     def blast_radius_of(self, pod: PodAccess) -> BlastRadius:
         """Return the reach of one pod."""
+        # An attacker on the node has the tokens of all its pods.
         if pod.takes_over_node and (node := self.nodes.get(pod.node)) is not None:
             return node.blast_radius
         host = self.host_of(pod) if pod.host_access else None

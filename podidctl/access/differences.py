@@ -51,6 +51,7 @@ def read_document(data: bytes) -> AccessReview:
     if len(data) > DOCUMENT_MAX:
         raise DocumentError(f"it has more than {DOCUMENT_MAX} bytes")
     try:
+        # First, because a document of another version may not have the fields that this one needs.
         version = msgspec.json.decode(data, type=_Version).schema_version
         if version != SCHEMA_VERSION:
             raise DocumentError(f"it has schema version {version}, and this podidctl reads {SCHEMA_VERSION}; {advice}")

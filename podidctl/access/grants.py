@@ -106,6 +106,7 @@ class _Grants:
     def _bypasses_nmi(self, pod: ReviewedPod) -> bool:
         if pod.spec.node_name in self._case.nodes_without_nmi or pod.spec.host_network:
             return True
+        # NMI does not forward the requests of a mirror pod, whatever exception matches it.
         return bool(self._case.exempt(pod) and not pod.mirror)
 
     def _served(self, pod: ReviewedPod) -> dict[Key, AssignedIdentity]:

@@ -189,6 +189,7 @@ def host_access(pod: ReviewedPod, exempt: str, *, nmi_missing: str = "") -> list
     """
     ways = [HostAccess(way=Way.HOST_NETWORK)] if pod.spec.host_network else []
     ways += [access for effect, access in _node_settings(pod.spec) if effect is Effect.TAKES_OVER]
+    # NMI refuses a mirror pod, whatever exception matches it.
     if exempt == MIC and not pod.mirror:
         ways.append(HostAccess(way=Way.MIC))
     elif exempt and not pod.mirror:
@@ -245,6 +246,7 @@ def _by_capabilities(spec: ReviewedPodSpec, securities: list[ContainerSecurity])
     if spec.host_network and keeps_raw and NET_RAW not in added:
         yield Effect.UNDECIDED, HostAccess(way=Way.CAPABILITY, detail=NET_RAW, why=DEFAULT_RAW_REASON)
     if spec.host_pid:
+        # One entry for both: the capability has this effect with hostPID only.
         traced = next((name for name in WITH_HOST_PID if name in added), "")
         reason = WITH_HOST_PID.get(traced, PROCESSES_REASON)
         yield Effect.TAKES_OVER, HostAccess(way=Way.HOST_PID, detail=traced, why=reason)
@@ -272,6 +274,7 @@ _RUN: Final = {"run": "/run", "lock": "/run/lock"}
 def path_effect(path: str, *, read_only: bool) -> PathEffect:
     """Return what a pod gets that mounts *path* of its node."""
     real = _real_path(path)
+    # First, because some of these are below a directory in SECRETS.
     for harmless, reason in (HARMLESS_READ_ONLY if read_only else HARMLESS_WRITABLE).items():
         if _contains(harmless, real):
             return PathEffect(Effect.HARMLESS, reason)

@@ -68,6 +68,7 @@ def find_hosts(
         if place is None or attached is None or grant.state not in NEED_HOST:
             continue
         place.pods[attached.key].add(grant.pod)
+        # In the state PENDING, MIC may not have attached the identity yet.
         if grant.state is GrantState.USABLE:
             place.expected.setdefault(attached.key, attached.text)
     for existing in map(ExistingAssignment, case.facts.assigned):
@@ -138,6 +139,7 @@ def identities_of_cluster(facts: Facts) -> set[Key]:
         for key, attached in response.attached.items() if isinstance(response, HostIdentities) else ():
             if own in {key, attached.client_id.lower()}:
                 names |= {key, attached.client_id.lower()}
+    # An AzureIdentity without a client id must not match an identity on Azure without one.
     names.discard("")
     return {
         identity.key

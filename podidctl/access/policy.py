@@ -121,6 +121,7 @@ def parse_policy(data: bytes) -> list[RuleLine]:
         raise PolicyError(_explained(str(error), lines)) from error
     if len(policy.rules) > RULES_MAX:
         raise PolicyError(f"the file has {len(policy.rules)} rules, and the limit is {RULES_MAX}")
+    # A policy without rules would find no violation in any cluster.
     if not policy.rules:
         raise PolicyError("the file has no rules")
     names: dict[str, int] = {}

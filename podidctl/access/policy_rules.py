@@ -171,11 +171,13 @@ class NoHostAccess(_PodRule, frozen=True, kw_only=True, tag="no-host-access"):
         yield from super().undecided(index)
         for pod in index.review.pods:
             undecided = self._forbidden(pod.undecided_access)
+            # A pod that reaches its host by another setting violates the rule already.
             if undecided and not self._forbidden(pod.host_access) and self._reached(index, pod):
                 yield f"Pod {pod.full_name} on node {pod.node}: {_reasons(undecided)}"
 
     @override
     def _needed_parts(self) -> tuple[str, ...]:
+        # Only Azure shows all identities of a host; without it, only those that grants explain are known.
         return (*self.parts, AZURE, *GRANTS) if self.identities else self.parts
 
     def _forbidden(self, several: Iterable[HostAccess]) -> list[HostAccess]:
@@ -325,6 +327,7 @@ class BlastRadiusLimit(_PodRule, frozen=True, kw_only=True, tag="blast-radius"):
             if node is None or not pod.undecided_access or self.excepts(pod):
                 continue
             most = self._count(node.blast_radius)
+            # Otherwise the pod violates the rule already, or not even with its whole node.
             if self._count(index.blast_radius_of(pod)) <= self.max_identities < most:
                 yield f"Pod {pod.full_name} may reach {most} identities: {_reasons(pod.undecided_access)}"
 

@@ -76,6 +76,7 @@ class _Review(ClusterCase):
     def node_names(self) -> list[str]:
         names = {node.metadata.name for node in self.facts.nodes}
         if "nodes" in self.facts.unread:
+            # The pods show at least the nodes that they run on.
             names |= {pod.spec.node_name for pod in self.live} - {""}
         return sorted(names)
 
@@ -96,10 +97,12 @@ class _Review(ClusterCase):
     def nmi_states(self) -> dict[str, str]:
         """State of NMI by node."""
         if not self.nmi:
+            # Not "none": NMI may run outside of pods that have its label.
             return dict.fromkeys(self.node_names, "unknown")
         states = dict.fromkeys(self.node_names, "none")
         for daemon in self.nmi:
             if daemon.spec.node_name in states:
+                # A node has two pods of NMI while the DaemonSet replaces one.
                 ready = daemon.ready or states[daemon.spec.node_name] == "ready"
                 states[daemon.spec.node_name] = "ready" if ready else "not ready"
         return states
@@ -126,6 +129,7 @@ class _Review(ClusterCase):
         by_pod = {}
         for pod in self.live:
             missing = self.nodes_without_nmi.get(pod.spec.node_name)
+            # On a node that does not reach IMDS, a missing NMI opens no way.
             reason = missing.reason if missing is not None and missing.reaches_imds else ""
             ways = host_access(pod, self.exempt(pod), nmi_missing=reason) if pod.spec.node_name else []
             by_pod["/".join(pod.key)] = ways
@@ -303,6 +307,7 @@ class _Review(ClusterCase):
         """Whether Azure was `read`, `partly read` or `not read`."""
         if self.facts.azure is None:
             return "not read"
+        # A node without a VM or scale set has nothing on Azure that could be read.
         return "read" if all(host.read for host in self.hosts if host.kind != "node") else "partly read"
 
     def summary(self) -> Summary:
@@ -314,6 +319,7 @@ class _Review(ClusterCase):
         unexplained = [
             attached for host in self.hosts for attached in host.attached if attached.explained is Explained.NOTHING
         ]
+        # A pod that certainly reaches its host is in host_pods already.
         undecided = [pod for pod in self.pods if pod.undecided_access and not pod.host_access]
         return Summary(
             identities=None if "identities" in unread else len(self.facts.identities),

@@ -37,6 +37,7 @@ CHECKS: Final = (
     Check(Action.EXCEPTIONS, GROUP, ("azurepodidentityexceptions",), WRITE),
     Check(Action.ASSIGNED, GROUP, ("azureassignedidentities",), WRITE),
     Check(Action.PODS, "", ("pods",), ("create",)),
+    # With pods/status, because NMI recognizes a pod by the address there.
     Check(Action.LABELS, "", ("pods", "pods/status"), ("update", "patch")),
     Check(Action.WORKLOADS, "apps", ("deployments", "daemonsets", "statefulsets", "replicasets"), WRITE),
     Check(Action.WORKLOADS, "batch", ("jobs", "cronjobs"), WRITE),
@@ -46,6 +47,7 @@ CHECKS: Final = (
     Check(Action.EXEC, "", (NODES,), ("create", "get")),
     Check(Action.TOKENS, "", ("serviceaccounts/token",), ("create",)),
     Check(Action.SECRETS, "", ("secrets",), ("get", "list", "watch")),
+    # Without these verbs, a subject can pass on only its own permissions.
     Check(Action.ROLES, RBAC_GROUP, ("roles", "clusterroles"), ("bind", "escalate")),
     Check(Action.IMPERSONATE, "", ("users", "groups", "serviceaccounts"), ("impersonate",)),
     # Constrained impersonation (KEP-5284, on by default since Kubernetes 1.36); the verbs that limit it are not read.

@@ -137,6 +137,7 @@ def find_targets(
     for name, pod in by_name.items():
         of_pods[name] |= of_accounts.get(account_name(pod), set())
         on_node[pod.spec.node_name] |= of_pods[name]
+    # A second loop, because a pod that takes over its node has what all pods there have.
     for name, pod in by_name.items():
         if ways[name]:
             of_pods[name] |= attached.get(pod.spec.node_name, frozenset())

@@ -38,6 +38,7 @@ def unknown_parts(case: ClusterCase, hosts: Sequence[Host]) -> Iterator[Unknown]
         reason = f"the flags of {listed(nmi.name for nmi in unread)} cannot be read, so other rules were used there"
         yield _unknown(NMI_PART, reason, "none: podidctl doctor shows the wrong flag")
     for plural, count in sorted(facts.skipped.items()):
+        # Of the lists that a review reads, only those of RBAC are not in RESOURCES.
         part = next((resource for resource in RESOURCES.values() if resource.partition(".")[0] == plural), RBAC_PART)
         yield _unknown(part, f"{count} {plural} cannot be read; NMI and MIC ignore them too", "none: correct them")
     for plural, fields in sorted(facts.uncertain.items()):

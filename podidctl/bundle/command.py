@@ -102,6 +102,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # With a full disk, another file on it would fail too.
         full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
         action = "free space on its disk" if full else "choose another FILE"
         raise StartError(f"{path} cannot be written ({error.strerror}): {action}") from error

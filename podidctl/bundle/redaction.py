@@ -91,6 +91,7 @@ class Redaction:
         self._labels: dict[str, str] = {}
         known = {*names}
         self._namespaces = KEPT_NAMESPACES | {name.casefold() for kind, name in known if kind == NAMESPACE}
+        # Labels last, so that a value which is also a name gets the replacement of the name.
         for kind, name in sorted(known, key=lambda pair: (pair[0] == LABEL, pair[0] != NAMESPACE, pair)):
             if name and name.casefold() not in KEPT_NAMES:
                 if kind == LABEL:
@@ -107,6 +108,7 @@ class Redaction:
 
         def replaced(match: re.Match[str]) -> str:
             nonlocal after, done
+            # The escape before it has replaced this text already.
             if match.end() <= done:
                 return ""
             is_name, after = match.start() == after, match.end() + 1 if self._ends_namespace(match) else -1
@@ -128,6 +130,7 @@ class Redaction:
     def _in_context(self, match: re.Match[str], word: str, *, is_name: bool) -> str:
         """Return the replacement of *word*, the run of *match* without punctuation."""
         fold = word.casefold()
+        # The name of a field stays, even if an object has the same name.
         if word in FIELDS and match.string.startswith(("=", '":'), match.end()):
             return word
         if is_name and word and fold not in KEPT_NAMES:

@@ -44,6 +44,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         """
         configure(LogFormat.TEXT, 0)
         settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
+        # The keys of the live view come from a terminal as standard input.
         if output is Output.TABLE and not once and console().is_terminal and sys.stdin.isatty():
             asyncio.run(_live(settings, interval))
             return

@@ -57,6 +57,7 @@ class LiveView:
                 self._redraw()
         finally:
             refreshing.cancel()
+            # The read must have ended before the caller closes the client.
             await asyncio.wait({refreshing})
 
     async def _keep_refreshing(self) -> None:
@@ -75,6 +76,7 @@ class LiveView:
         if self._sample is None:
             return
         problems = sum(1 for node in self._sample.nodes if node.problem)
+        # Each NMI that could not be read has a line of its own below the table.
         rows = max(1, self._height() - OTHER_LINES - problems)
         self._draw(render(self._sample, self.view, rows=rows, interactive=True, failure=plain(failure)))
 
@@ -91,6 +93,7 @@ def keyboard(descriptor: int) -> "Iterator[asyncio.Queue[bytes]]":
             data = os.read(descriptor, TYPED_MAX)
         except OSError:
             data = b""
+        # A closed terminal stays readable, so its callback would run without end.
         if not data:
             loop.remove_reader(descriptor)
         typed.put_nowait(data or HANGUP)

@@ -91,9 +91,11 @@ def parse(text: str) -> Counters:
     refusals: dict[str, float] = {}
     try:
         for name, labels, value in _samples(text):
+            # Without a token in use, NMI reports an infinite time to the first expiry.
             if not math.isfinite(value) and name != SOONEST:
                 raise UnreadableMetricsError(f"the metric {name} is {value}")
             if name == REFUSALS:
+                # No text of an untrusted page gets into the table as a reason.
                 reason = labels.get("reason", "")
                 refusals[reason if reason in _REASONS else "other"] = value
             elif name != IMDS_CALLS or labels.get("operation_type") != _SIGN_INS:
