@@ -36,6 +36,7 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
 
     @app.callback()
     def sandbox() -> None:
+        # The first test is necessary: for a module of a missing package, find_spec raises an error.
         if find_spec("_native") is None or find_spec("_native.lane") is None:
             raise StartError(
                 "the sandbox runs NMI, whose compiled modules this installation omits: with a C compiler, and without "

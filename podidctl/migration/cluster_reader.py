@@ -94,6 +94,7 @@ async def read_issuer(client: Client) -> str:
     try:
         response = await client.request("GET", "/.well-known/openid-configuration")
         return decoded(response, _Discovery, "the issuer").issuer
+    # Not an error: the operator can pass --issuer, and only some outputs need it.
     except ApiError:
         return ""
 

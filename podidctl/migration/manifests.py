@@ -107,6 +107,7 @@ def _files(path: Path) -> list[Path]:
 
 def _read_manifest(path: Path) -> Manifest:
     try:
+        # As bytes, because a text file's reader changes line ends, which must stay.
         text = (sys.stdin.buffer.read() if path == STDIN else path.read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
@@ -249,6 +250,7 @@ def _renaming_suffices(text: str, objects: Sequence[_ManifestObject]) -> bool:
     except (yaml.YAMLError, ValueError):
         return False
     ours = [item for item in [after, *_list_items(after)] if kind_of(item) is not None]
+    # The objects of the edited text decide, because anchors and merged maps can give an edit other effects.
     return [without_nulls(item) for item in ours] == [without_nulls(item.present) for item in objects]
 
 

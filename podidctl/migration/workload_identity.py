@@ -165,6 +165,7 @@ class _Planner:
         account = self._account(workload, first)
         if account is None:
             return
+        # For each identity, because the application may name the client id of any of them.
         for identity in usable:
             credential = credential_of(identity, account.namespace, account.name)
             self._credentials.setdefault((credential.identity, credential.subject), credential)
@@ -254,6 +255,7 @@ class _Planner:
         key = (workload.namespace, name)
         if key not in self._planned:
             is_new = key not in self._accounts
+            # The new account must not take from the pods what the former one has given them.
             former = self._accounts.get(workload.account_key) if is_new else None
             self._planned[key] = PlannedAccount(
                 namespace=workload.namespace,

@@ -111,6 +111,7 @@ class WorkloadState:
     def _templated(self) -> Iterator[Workload]:
         for kind in TEMPLATED:
             for item in self.objects.get(kind.name, ()):
+                # An ended Job creates no more pods.
                 if self._owner(item) is not None or (kind is JOBS and item.status.ended):
                     continue
                 note = _unknown_owner_note(item) or ("the template of a Job is immutable" if kind is JOBS else "")

@@ -100,6 +100,7 @@ def check_nodes(state: ClusterState) -> Iterator[Finding]:
 def check_data_plane(state: ClusterState) -> Iterator[Finding]:
     """Check the path of pods' packets, and name the network plugin."""
     check = "data plane"
+    # Without these parts, the path would seem to be netfilter.
     ClusterCase.read(check, state.groups)
     ClusterCase.read(check, state.nodes)
     if state.path is Path.BYPASSES:
@@ -180,6 +181,7 @@ def check_ports(state: ClusterState) -> Iterator[Finding]:
     """Check that no pod uses NMI's ports on the network of a node."""
     check = "host ports"
     ours = {daemon.key for daemon in readable(state.facts.nmi)}
+    # NMI never runs on these nodes, so ports there do not matter.
     elsewhere = {node.metadata.name for node in ClusterCase.read(check, state.nodes) if not node.can_run_nmi}
     pods = ClusterCase.read(check, state.pods)
     others = (pod for pod in pods if pod.key not in ours and pod.spec.node_name not in elsewhere)

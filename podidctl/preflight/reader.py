@@ -100,6 +100,7 @@ async def _try_pod(client: Client, state: ClusterState) -> Trial | ReadFailure:
             f"namespace {state.namespace} pod-security.kubernetes.io/enforce=privileged; then run this command again",
         )
     except ApiError as error:
+        # RBAC decides before admission, so such a refusal shows nothing about policies.
         if error.status not in REFUSED_WRITES or UNAUTHORIZED in error.message:
             raise
         if any(text in error.message for text in _UNDECIDED):

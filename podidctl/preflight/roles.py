@@ -80,10 +80,12 @@ async def _identities(client: Client) -> Sequence[UserAssignedIdentity]:
 async def _kubelet_identity(azure: ResourceReader, group: str) -> str:
     """Return the object id for the AKS cluster whose node resource group is *group*. Raises AzureError."""
     cluster = (await get(azure, ArmResource, quote(group), GROUP_VERSION)).managed_by or ""
+    # The field is from a response and becomes the path of a request, so it must be that of a cluster.
     if not _CLUSTER.fullmatch(cluster):
         raise AzureError(f"{group} is not the node resource group of an AKS cluster")
     profile = (await get(azure, ArmResource, quote(cluster), CLUSTER_VERSION)).properties.identity_profile or {}
     principal = str(profile.get("kubeletidentity", {}).get("objectId"))
+    # The id gets into a filter of Azure and into commands for a shell.
     if not is_grantable(principal):
         raise AzureError(f"the AKS cluster {cluster} has no kubelet identity")
     return principal.strip()
@@ -113,6 +115,7 @@ async def _grants(azure: ResourceReader, group: str, principal: str) -> list[tup
     """
     assignments, is_complete = await read_assignments(azure, group, principal)
     roles = list({assignment.role_definition_id for assignment in assignments})
+    # A role that was not read could have the action, so none would be certainly missing.
     if not is_complete or len(roles) > ROLES_MAX:
         raise AzureError("Azure has more role assignments than one run reads")
     read = await in_batches(partial(read_definition, azure, group, role) for role in roles)

@@ -55,6 +55,7 @@ class CanaryRunner:
             await asyncio.shield(creation)
             outcome = await self._result(key, seconds)
         except ApiError as error:
+            # The API server has decided, so there is certainly no pod to delete.
             if error.status in REFUSED_WRITES or isinstance(error, NotFound):
                 del self._creations[key]
                 return creation_failure(error, key[0])

@@ -94,6 +94,7 @@ async def _run(
                 runner.delete_all,
             )
         finally:
+            # Also after a signal, because the operator must know which pods remain.
             for space, names in grouped(runner.not_deleted).items():
                 few = len(names) <= PARALLEL_MAX
                 command = f"kubectl delete pod -n {space} {' '.join(sorted(names)) if few else f'-l {CANARY_SELECTOR}'}"

@@ -38,6 +38,7 @@ class NmiLogs:
             evidence = await self._search(here, request_id, seconds)
             if evidence.sightings or evidence.unread:
                 break
+        # A line of this node's NMI is the proof, so the other logs need not be read.
         if evidence.sightings:
             return evidence
         others = await self._search([nmi for nmi in self._nmis if nmi not in here], request_id, seconds)

@@ -90,6 +90,7 @@ def judge(node: ClusterNode, outcome: CanaryResponses, evidence: Evidence, nmis:
     """Return the verdict. *nmis*: namespace and name of NMI's pods on the node."""
     who = canary.worst([{"who": response.who} for response in outcome])
     share = f"{sum(response.who == who for response in outcome)} of {counted(len(outcome), 'request')}"
+    # No proof is needed: one request that reaches IMDS shows that the redirect has a gap.
     if who == canary.IMDS:
         message = f"IMDS answered {share}: pods on this node get the node's own identities"
         return verdict(node.name, Level.PROBLEM, Answered.IMDS, message, _no_redirect(node, nmis))

@@ -101,6 +101,7 @@ class _Verifier:
         began = loop.time()
         # An unguessable id: only a server that received the canary's request can know it.
         request_id = f"verify-{secrets.token_hex(16)}"
+        # The node has the image of its own NMI already.
         container = (here[0] if here else self.nmis[0]).container("nmi")
         document = manifest(
             name=f"{NAME_PREFIX}{self.run}-{secrets.token_hex(4)}",
@@ -115,6 +116,7 @@ class _Verifier:
         if isinstance(outcome, NotRun):
             return without_canary(node, outcome)
         evidence = Evidence()
+        # NMI may refuse a connection itself, so its log may also prove what looks like another server.
         if any(response.who in {canary.NMI, canary.OTHER} for response in outcome):
             evidence = await self.logs.search(node.name, request_id, loop.time() - began)
         return judge(node, outcome, evidence, [nmi.name for nmi in here])
@@ -182,4 +184,5 @@ async def _delete_leftovers(client: Client, runner: CanaryRunner, namespace: str
 def _is_leftover(pod: Canary, now: datetime) -> bool:
     created = parse_time(pod.metadata.creation_timestamp)
     lifetime = timedelta(seconds=pod.spec.active_deadline_seconds + LEFTOVER_SECONDS)
+    # Anyone with permission to create a pod can set the labels, which alone must not cause a deletion.
     return pod.metadata.name.startswith(NAME_PREFIX) and created is not None and created + lifetime < now

@@ -114,6 +114,7 @@ def azure_plan(made: FederationPlan, options: AzureOptions) -> AzurePlan:
         for resource in _of_step(made, step, options, omitted):
             # Names of credentials are unique for each service account.
             resources.setdefault((resource.type, resource.parent.key, resource.name), resource)
+    # The principal needs its roles before it can create the other resources.
     order = [ResourceType.ROLE_ASSIGNMENT, ResourceType.BINDING, ResourceType.CREDENTIAL]
     sorted_resources = sorted(resources.values(), key=lambda resource: order.index(resource.type))
     return AzurePlan(sorted_resources, [*made.remark_lines, *dict.fromkeys(omitted)])

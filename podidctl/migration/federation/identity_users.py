@@ -42,6 +42,7 @@ def account_usages(situation: WorkloadState) -> dict[Key, list[AccountUsage]]:
             descriptions = users[desired.identity.key, account]
             if not descriptions:
                 descriptions.add(f"Pod {'/'.join(pod.key)}")
+            # A terminating pod may have ended before its token is tested.
             if pod.metadata.deletion_timestamp is None:
                 pods.setdefault((desired.identity.key, account), pod.metadata)
     usages: defaultdict[Key, list[AccountUsage]] = defaultdict(list)

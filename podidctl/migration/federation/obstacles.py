@@ -152,6 +152,7 @@ def identity_obstacles(
 def account_obstacles(cluster: FederationState, identity: AzureIdentity, account: AccountUsage) -> Iterator[Remark]:
     """Yield remarks about one service account whose pods have *identity*."""
     key = (account.namespace, account.name)
+    # Type 3 serves no pod of another namespace; another remark is about those pods.
     if account.namespace != identity.metadata.namespace:
         return
     if key in cluster.forbidden:

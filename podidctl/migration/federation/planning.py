@@ -87,6 +87,7 @@ class _FederationPlanner:
             do = "podidctl migrate plan -o manifests | kubectl apply -f -, which creates one in each of them"
             remarks.append(Remark(why=reason, do=do))
         remarks += [remark for account in accounts for remark in account_obstacles(self._cluster, identity, account)]
+        # The record of an earlier switch stays if a manifest with type 0 is applied again.
         if marked:
             do = "set type: 3 and tenantID in its manifest, where that is stored"
             remarks.append(Remark(why="it was set back to type 0 after the switch", do=do, blocks=False))

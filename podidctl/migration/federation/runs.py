@@ -94,6 +94,7 @@ class MigrationRun:
             changer = IdentityChanger(client=client, timeout=self.timeout, report=self.report, managed=state.managed)
             # Without --yes nothing changes from one identity to the next, so one state is enough.
             if not self.yes:
+                # Tests write nothing, so they may run concurrently.
                 outcomes_of_steps = (self._identity(step, made.remarks, state, tester, changer) for step in steps)
                 return list(await asyncio.gather(*outcomes_of_steps))
             outcomes: list[ChangeOutcome] = []
