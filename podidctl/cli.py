@@ -113,6 +113,7 @@ def _complete_and_exit(complete: Callable[[Sequence[str]], int]) -> Never:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code. A wrong command line prints one line on stderr."""
+    # With *argv*, print_completions is the caller, and it needs this process after the call.
     if argv is None and "_PODIDCTL_COMPLETE" in os.environ:
         _complete_and_exit(main)
     words = sys.argv[1:] if argv is None else list(argv)

@@ -130,6 +130,7 @@ def run_in_pod(
         namespace = asyncio.run(_namespace_of_pod(settings, *pod))
     except FAILURES as error:
         sandbox = environment.get("PODIDENTITY_SANDBOX", "")
+        # The failed connection alone does not show that the sandbox has ended.
         if sandbox and not is_running(Path(sandbox)):
             raise StartError(f"cannot reach the sandbox at {sandbox}: {fault_control.ENDED}") from error
         raise

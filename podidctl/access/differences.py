@@ -69,6 +69,7 @@ def compare(before: AccessReview, after: AccessReview) -> Differences:
     former, later = set(_facts(before)), set(_facts(after))
     changes = [("+", fact) for fact in later - former] + [("-", fact) for fact in former - later]
     unread = {unknown.part for review in (before, after) for unknown in review.unknown}
+    # What only one of the reviews read on Azure would seem to be new or gone.
     if before.azure != after.azure:
         unread.add(f"azure (before: {before.azure}, after: {after.azure})")
     return Differences(

@@ -154,6 +154,7 @@ def _rights(bound: Sequence[BoundRule], targets: Targets) -> list[SubjectRight]:
             permission.action,
             permission.names,
             permission.on_nodes,
+            # A permission in all namespaces must not disappear in one for some of them.
             not permission.namespace,
             verbs,
             resources,

@@ -116,6 +116,7 @@ async def _events(client: Client) -> Any:
 
 
 async def _log(client: Client, daemon: Daemon, program: str) -> str:
+    # One slow node must not prevent the archive.
     log = await or_late(read_log(client, daemon, program))
     return f"the log could not be read: {log.reason}\n" if isinstance(log, ReadFailure) else log
 

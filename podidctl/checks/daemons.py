@@ -167,6 +167,7 @@ def check_versions(case: ClusterCase) -> Iterator[Finding]:
 
 
 def _tag(image: str) -> str:
+    # A colon before the last slash belongs to the port of the registry.
     return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
 
 

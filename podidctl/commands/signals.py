@@ -26,6 +26,7 @@ async def until_signal(work: Coroutine[Any, Any, T], clean_up: Callable[[], Awai
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
+    # Not `await task`: the clean-up must also run if the work was cancelled or has failed.
     await asyncio.wait({task})
     if clean_up is not None:
         await clean_up()

@@ -352,6 +352,7 @@ class PodCase:
         """The identities that may serve the pod, each once: those of its bindings and those assigned to it."""
         assigned = () if self.managed else self.facts.assigned
         watched = [assignment.spec.azure_identity_ref for assignment in assigned if self.watches(assignment)]
+        # The copies come last and count: NMI decides by the copy in an assigned identity.
         return list({identity.key: identity for identity in (*self.bound, *watched)}.values())
 
     @property

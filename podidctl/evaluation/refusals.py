@@ -149,6 +149,7 @@ def _unresolved(
             continue
         if any(_resolves(grant, decision, now) for grant in grants):
             continue
+        # A count of repeats has no text, and the line that has it may be older than the part which was read.
         text = decision.error or _earlier_error(decision, latest_first[number + 1 :]) or NO_CAUSE
         yield RecentRefusal(
             at, text, decision.outcome, decision.status, decision.identity, decision.resource, decision.unanswered

@@ -51,6 +51,7 @@ async def check_mic_roles(
     if not state.hosts:
         return ()
     try:
+        # The VMs of an AKS cluster's nodes are all in its node resource group, so any of them leads to it.
         principal = principal or await _kubelet_identity(azure, group_of(state.hosts[0]))
     except AzureError as error:
         return [unknown(CHECK, f"MIC's principal is not known: {fault_of(error)}", PRINCIPAL)]

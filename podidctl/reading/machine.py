@@ -186,6 +186,7 @@ async def _imds(settings: NmiSettings) -> str | ReadFailure:
     limit = aiohttp.ClientTimeout(total=IMDS_SECONDS)
     try:
         async with (
+            # Neither a proxy nor a redirect may lead to another server than the tested one.
             aiohttp.ClientSession(timeout=limit, trust_env=False) as session,
             session.get(url, headers={"Metadata": "true"}, allow_redirects=False) as response,
         ):

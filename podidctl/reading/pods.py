@@ -98,6 +98,7 @@ async def read_pods(client: Client, shared: Facts, pods: Sequence[Pod], azure: H
             decisions=decisions.get(pod.key, ()),
         )
         several.append(PodCase(facts, pod))
+    # A Secret that several pods need is read once if the same rules of NMI count for them.
     by_rules = grouped((_of_secrets(case), case) for case in several)
     checks = await in_batches(partial(secret_checks, client, its) for its in by_rules.values())
     credentials = dict(zip(by_rules, checks, strict=True))

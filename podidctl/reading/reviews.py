@@ -253,6 +253,7 @@ async def _reviewed_uses(client: Client, wanted: Sequence[tuple[DaemonAccount, s
 async def read_rights(client: Client, facts: Facts) -> tuple[Rights, ...]:
     """Return the missing permissions of each service account of NMI and MIC. Raises ApiError."""
     rights = []
+    # The pods of a DaemonSet share a service account, whose permissions are reviewed once.
     for account, daemon in {service_account_of(daemon): daemon for daemon in readable(facts.nmi)}.items():
         wanted = nmi_rights(managed=is_managed(readable_configurations([daemon])))
         rights.append(Rights("NMI", account, await _missing_rights(client, account, wanted)))

@@ -268,6 +268,7 @@ def check_result(finding: Finding) -> CheckResult:
                 effect.check,
                 plain(_effect(effect)),
                 effect.level,
+                # The action of the cause is in its own row.
                 plain(effect.next) if effect.next != finding.next else "",
             )
             for effect in finding.effects

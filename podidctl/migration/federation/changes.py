@@ -135,6 +135,7 @@ class IdentityChanger(_Changer):
     async def _apply_rollback(self, key: tuple[str, str]) -> tuple[str, ...]:
         """Restore the former state. Return the fields that keep their current value."""
         before = await self.patch(IDENTITIES, key, lambda document: rollback_patch(document)[0])
+        # From the state that was patched, because an earlier attempt may have been for another one.
         return rollback_patch(before)[1]
 
     async def _roll_back(self, step: IdentityStep, reason: str) -> ChangeOutcome:
