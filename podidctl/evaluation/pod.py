@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 from typing import Final, NamedTuple
 
 from mic.azure.identities import HostIdentities
@@ -16,7 +17,7 @@ from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.assignments import ASSIGNED_MAX, assigned_order
 from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide, wait_if_stopped
 from nmi.identity.exemptions import Exemptions
-from nmi.identity.managed_mode import join
+from nmi.identity.managed_mode import BINDINGS_MAX, join
 from nmi.identity.pods import facts as pod_facts_of
 from nmi.identity.pods import own_addresses
 from nmi.identity.request import TokenRequest
@@ -431,7 +432,7 @@ def assignments_of(
     objects that name the pod.
     """
     if settings.operation_mode is OperationMode.MANAGED:
-        return tuple(_joined(pod, bindings, identities))
+        return tuple(islice(_joined(pod, sorted(bindings, key=lambda binding: binding.key), identities), BINDINGS_MAX))
     watched = (assignment for assignment in assigned if _is_watched(settings, pod, assignment))
     return tuple(project(assignment) for assignment in sorted(watched, key=assigned_order)[:ASSIGNED_MAX])
 

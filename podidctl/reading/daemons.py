@@ -244,10 +244,11 @@ async def counts_old_field_names(client: Client, facts: Facts) -> Mapping[str, b
 
 
 async def _by_mic(client: Client, mic: Sequence[Daemon]) -> bool | ReadFailure:
-    for settings in readable_mic_settings(mic):
-        if settings.read_old_field_names:
-            return True
-        record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
-        version = await or_failure(record.read())
-        return version if isinstance(version, ReadFailure) else version is None
-    return ReadFailure("no pod of MIC has readable flags", is_forbidden=False)
+    settings = next(iter(readable_mic_settings(mic)), None)
+    if settings is None:
+        return ReadFailure("no pod of MIC has readable flags", is_forbidden=False)
+    if settings.read_old_field_names:
+        return True
+    record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
+    version = await or_failure(record.read())
+    return version if isinstance(version, ReadFailure) else version is None

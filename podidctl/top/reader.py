@@ -97,7 +97,8 @@ def parse(text: str) -> Counters:
             if name == REFUSALS:
                 # No text of an untrusted page gets into the table as a reason.
                 reason = labels.get("reason", "")
-                refusals[reason if reason in _REASONS else "other"] = value
+                known = reason if reason in _REASONS else "other"
+                refusals[known] = refusals.get(known, 0.0) + value
             elif name != IMDS_CALLS or labels.get("operation_type") != _SIGN_INS:
                 sums[name] = sums.get(name, 0.0) + value
     except (ValueError, KeyError, IndexError, ArithmeticError) as error:

@@ -80,9 +80,10 @@ def test_reasons_and_metrics_that_nmi_does_not_have_cannot_reach_the_output() ->
     counters = parse(
         'aadpodidentity_nmi_refusals_total{reason="\x1b[31m[red]"} 7\n'
         'aadpodidentity_nmi_refusals_total{reason="policy"} 1\n'
+        'aadpodidentity_nmi_refusals_total{reason="later"} 2\n'
         "aadpodidentity_nmi_index_size_of_another 9\naadpodidentity_nmi_index_size 2\n" + "x" * 100_000
     )
-    assert counters.refusals == {"other": 7.0, "policy": 1.0}
+    assert counters.refusals == {"other": 9.0, "policy": 1.0}
     assert counters.pods == 2.0
 
 

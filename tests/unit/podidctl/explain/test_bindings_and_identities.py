@@ -6,10 +6,12 @@ import msgspec
 import pytest
 
 from mic.azure.identities import Attached, HostIdentities
+from nmi.identity.managed_mode import BINDINGS_MAX
 from nmi.tokens.secrets import CredentialError
 from podidctl.checks.bindings import BY_MIC, correct
 from podidctl.checks.explanation import explain
 from podidctl.commands.token import predict
+from podidctl.evaluation.pod import assignments_of
 from podidctl.facts.kinds import Variable, VariableContainer, VariablePod, VariablePodSpec
 from podidctl.report.documents import Link, LinkState, LoggedDecision, Outcome
 from podidentity.kube.ignored_fields import REMEDY
@@ -73,6 +75,14 @@ def test_an_identity_of_another_namespace_counts_unless_namespaces_are_enforced(
     assert "of namespace ns (managed mode)" in only(explanation).says
     explanation = explain_pod(configuration=rules(managed=True), bindings=(binding(deleting=True),))
     assert [link.link for link in broken(explanation)] == ["binding", "served"]
+
+
+def test_in_managed_mode_the_first_bindings_by_name_count_up_to_nmis_limit() -> None:
+    names = [f"b{number:03}" for number in range(BINDINGS_MAX + 1)]
+    bindings = [binding(name, name) for name in reversed(names)]
+    settings = rules(managed=True).settings
+    given = assignments_of(settings, pod(), (), bindings, [identity(name) for name in names])
+    assert [assignment.binding for assignment in given] == names[:-1]
 
 
 def test_an_identity_of_two_bindings_is_printed_once() -> None:
