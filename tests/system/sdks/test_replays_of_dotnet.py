@@ -5,7 +5,8 @@ which its source defines (Azure.Identity's ImdsManagedIdentityProbeSource.cs; MS
 and V2/ImdsV2ManagedIdentitySource.cs):
 * Azure.Identity considers the endpoint present only after a 400 whose body does not contain "Identity not found";
 * MSAL.NET considers a version of IMDS present after a 400 to a probe without the header, and would then request a
-  certificate from version 2. NMI must never look like version 2.
+  certificate from version 2. NMI must never look like version 2. After the probe of version 1 it reads the type of the
+  machine, and repeats this request for 7 s after a 404, 408, 410, 429 or 5xx.
 """
 
 import json
@@ -19,6 +20,7 @@ from tests.system.sdks.sdk_sandbox import RESOURCE, SdkSandbox
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01"
+COMPUTE = "/metadata/instance/compute?api-version=2021-02-01"
 V2 = "?cred-api-version=2.0"
 AGENT = "User-Agent: azsdk-net-Identity/1.17.1 (.NET 9.0.10; Debian GNU/Linux 12 (bookworm))"
 REQUEST_ID = "x-ms-client-request-id: 6d8f6f4e-2f0c-4f0b-9f53-0d8f1c1f6a55"
@@ -54,6 +56,8 @@ async def test_replays_of_probes_get_the_answers_of_imds(selector: str, bound: s
     for path, expected in ((f"/metadata/identity/getplatformmetadata{V2}", 404), (TOKEN, 400)):
         status, _ = await sdk_sandbox.exchange(pod, request(f"{path}{id_of_msal}", REQUEST_ID))
         assert status == expected
+    status, body = await sdk_sandbox.exchange(pod, request(COMPUTE, "Metadata: true"))
+    assert (status, json.loads(body)["osType"]) == (200, "Linux")
 
 
 @pytest.mark.parametrize("selector", ["", "client_id", "resource_id", "object_id"])
@@ -68,5 +72,9 @@ async def test_replay_of_msals_token_request(selector: str, sdk_sandbox: SdkSand
     assert status == 200
     assert read_claims(document["access_token"])["appid"] == second.client_id
     assert document["expires_on"].isdigit()
+    name = {"resource_id": "msi_res_id"}.get(selector, selector or "client_id")
+    assert document[name] == getattr(second, selector or "client_id")
     status, body = await sdk_sandbox.exchange(await sdk_sandbox.pod(labelled=False), sent)
-    assert (status, json.loads(body)["error_description"]) == (400, "Identity not found")
+    error = json.loads(body)
+    assert (status, error["error_description"]) == (400, "Identity not found")
+    assert error["correlationId"]

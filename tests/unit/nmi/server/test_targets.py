@@ -75,6 +75,11 @@ def test_a_path_that_is_escaped_twice_is_refused_and_one_that_is_escaped_once_is
         "/metadata/identity/info",
         "/metadata/identity/getplatformmetadata",
         "/metadata/identity/issuecredential",
+        "/metadata/identity/getPlatformMetadata/",
+        "/metadata/identity/issue%43redential;x",
+        "/metadata/identity%2FIssueCredential",
+        "/metadata/identity\\getplatformmetadata",
+        "/metadata/instance/..%2Fidentity/./issuecredential",
         "/metadata/identity/oauth2",
         "/metadata/identity/oauth2/tokens/../authorize",
         "/METADATA/IDENTITY/info",
@@ -341,9 +346,10 @@ async def test_an_unknown_method_is_refused_and_the_connection_continues(
     assert server.proxy.forwarded == []
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 async def test_with_allow_all_identity_paths_and_nmis_own_paths_are_still_not_forwarded(method: str) -> None:
-    for path in ("/metadata/identity/info", "/metadata/identity/issuecredential", "/host/x", "/host"):
+    identity_paths = ("info", "issuecredential", "IssueCredential/", "get%50latformMetadata?cred-api-version=2.0")
+    for path in (*(f"/metadata/identity/{path}" for path in identity_paths), "/host/x", "/host"):
         assert await status(ALL_PATHS, method, path) == 404
 
 
