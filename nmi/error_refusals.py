@@ -17,6 +17,7 @@ from nmi.tokens.secrets import CredentialError, SignerError
 from nmi.tokens.token_proxy import ProxyFailed, ProxyThrottled, ProxyUnreachable
 from nmi.tokens.user_assigned import OtherIdentityError
 from podidentity.azure.errors import AzureError, CameBack, Refused, Throttled
+from podidentity.azure.imds_responses import GUEST_PROXY
 from podidentity.resources import AzureIdentity, IdentityType
 from podidentity.telemetry.logs import redacted
 
@@ -61,11 +62,13 @@ _ACTIONS: Final = MappingProxyType(
         "AADSTS90002": "correct tenantID of the AzureIdentity",
         "AADSTS900023": "correct tenantID of the AzureIdentity",
         "AADSTS700016": "correct clientID of the AzureIdentity, or its tenantID",
+        GUEST_PROXY: "allow NMI in the IMDS rules of the metadata security protocol (proxyAgentSettings) of the node's "
+        "scale set or VM, or set their mode to Audit",
         "AADSTS500011": "correct the resource that the application requests",
     }
 )
-"""The next action by Entra ID's code. Source: Microsoft, "Microsoft Entra authentication and authorization error
-codes"."""
+"""The next action by the Guest Proxy Agent's code or Entra ID's. Source: Microsoft, "Microsoft Entra authentication and
+authorization error codes"."""
 CREDENTIAL_CODES: Final = ("AADSTS7000215", "AADSTS7000222", "AADSTS700027")
 """Entra ID's codes for an invalid credential of a service principal."""
 OTHER_AUDIENCE: Final = "AADSTS700212"

@@ -200,9 +200,9 @@ def _add_fault(app: typer.Typer, context: CliContext) -> None:
             list[str] | None,
             typer.Argument(
                 help="SERVICE=VALUE, such as imds=500, arm=429, api=hang, aad=2s or arm=no-role. SERVICE is imds, "
-                "arm, aad, proxy or api; VALUE is an HTTP status from 400 to 599, hang, or a delay, for arm also "
-                "no-role, no-identity or no-vm, for aad no-credential, and for proxy unbound, audience, server-name, "
-                "certificate or certificate-name. With --clear: SERVICE.",
+                "arm, aad, proxy or api; VALUE is an HTTP status from 400 to 599, hang, or a delay, for imds also "
+                "guest-proxy, for arm no-role, no-identity or no-vm, for aad no-credential, and for proxy unbound, "
+                "audience, server-name, certificate or certificate-name. With --clear: SERVICE.",
             ),
         ] = None,
         *,

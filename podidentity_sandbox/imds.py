@@ -76,6 +76,8 @@ class ImdsCall:
 class Imds(FaultyService):
     """The emulator. *clock* gives Unix seconds, *monotonic* measures."""
 
+    conditions = ("guest-proxy",)
+
     def __init__(
         self,
         mint: TokenMint,
@@ -113,6 +115,9 @@ class Imds(FaultyService):
         name = host.name if host else ""
         call = ImdsCall(name, request.path, dict(request.rel_url.query))
         self.calls.append(call)
+        if self.condition:
+            call.status = 403
+            return web.Response(status=403)
         limited = self.limited and request.path == TOKEN_PATH
         if limited and not self._enter(name):
             response: web.StreamResponse = _refusal(429, "too_many_requests", "Too many requests", {"Retry-After": "1"})

@@ -227,13 +227,7 @@ class HttpService(abc.ABC):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
-    async def start(
-        self,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        *,
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> None:
+    async def start(self, host: str = "127.0.0.1", port: int = 0, *, ssl_context: ssl.SSLContext | None = None) -> None:
         """Listen on *host*:*port*: without *port* on the one of last time, or on one of `free_ports`.
 
         With *ssl_context* everything is spoken over TLS. Raise OSError when the port is taken.

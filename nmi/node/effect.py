@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from typing import Final, Never
 
+from nmi.node.connect_redirect import ConnectRedirect
 from nmi.node.redirect_choice import Backend, NodeFacts, bypass
 from nmi.node.rules import RedirectError
 from podidentity.exits import StartError
@@ -30,6 +31,8 @@ class RedirectEffect:
         packets: Callable[[], Awaitable[int | None]],
         bypassing: Callable[[], Awaitable[Connections | None]],
         repairs: Callable[[], int],
+        *,
+        connect: ConnectRedirect,
     ) -> None:
         """Store the sources: *packets* counts matches of the rule since it was written, *bypassing* lists connections
         of pods to the real IMDS (each may return None), and *repairs* counts how often the rule was missing.
@@ -39,6 +42,7 @@ class RedirectEffect:
         self._packets = packets
         self._bypassing = bypassing
         self._repairs = repairs
+        self._connect = connect
         self._repaired = 0
         self._listed: Connections | None = None
         """The bypassing connections at the last listing."""
@@ -51,10 +55,12 @@ class RedirectEffect:
 
     def problem(self) -> str | None:
         """Return why pods' requests are not redirected although the rule exists; None if nothing shows that."""
-        return bypass(self._facts, self._backend, redirected=self.redirected) or self._observed
+        replaced = None if self.redirected else self._connect.problem()
+        return replaced or bypass(self._facts, self._backend, redirected=self.redirected) or self._observed
 
     async def check(self) -> None:
         """Compare the rule's counter and the bypassing connections with those of the last check."""
+        await self._check_connect()
         packets = await self._packets()
         if packets is None:
             return  # the rule is not in force, which its verification reports
@@ -81,6 +87,7 @@ class RedirectEffect:
 
     async def maintain(self, seconds: float) -> Never:
         """Check at every interval. Failures are logged, and retried at the next one."""
+        await self._check_connect()
         while True:
             await asyncio.sleep(seconds)
             try:
@@ -90,6 +97,13 @@ class RedirectEffect:
                     "the redirect's effect could not be verified; see the error, NMI retries at the next interval",
                     extra={"error": str(error)},
                 )
+
+    async def _check_connect(self) -> None:
+        former = self._connect.problem()
+        await self._connect.check()
+        problem = self._connect.problem()
+        if problem is not None and former is None:
+            log.error("connections to IMDS are redirected before the rule; see the reason", extra={"reason": problem})
 
     def _report(self, count: int) -> None:
         problem = (

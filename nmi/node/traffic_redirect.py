@@ -9,6 +9,7 @@ from typing import Never
 from nmi.choices import RedirectTarget, RouteLocalnetMode
 from nmi.node import conntrack, kubenet, leftovers
 from nmi.node.cilium_redirect import CiliumRedirect
+from nmi.node.connect_redirect import ConnectRedirect
 from nmi.node.effect import RedirectEffect
 from nmi.node.flush_guard import FlushGuard
 from nmi.node.host_routing import HostRouting, RulePermission, RulesForbiddenError, by_kubelet
@@ -120,6 +121,7 @@ class TrafficRedirect:
             lambda: driver.packets(self._to.redirect),
             self._bypassing,
             lambda: maintenance.repairs,
+            connect=ConnectRedirect((settings.metadata_ip, settings.metadata_port)),
         )
         self._localnet = LocalnetMaintenance(
             self._to.target_ip,

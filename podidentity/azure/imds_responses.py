@@ -19,6 +19,9 @@ from podidentity.azure.errors import (
 from podidentity.hidden_fields import HidingStruct
 from podidentity.telemetry.logs import redact_id
 
+GUEST_PROXY: Final = "guest_proxy_agent"
+"""The code of an error of Azure's Guest Proxy Agent in place of IMDS. Unlike IMDS's errors, these have no body."""
+GUEST_PROXY_STATUSES: Final = frozenset({403, 405, 421})
 HEADER_MAX: Final = 256
 """Maximum length of a header value that is passed on."""
 
@@ -156,10 +159,11 @@ def failure_in(query: Mapping[str, str], reply: Reply) -> AzureError:
     elif 400 <= reply.status < 500 and reply.status != 408:
         kind = Refused
     sentence = _without_ids(sentence_in(document.error_description), query)
+    code = GUEST_PROXY if reply.status in GUEST_PROXY_STATUSES and not reply.body else document.error
     return kind(
-        sentence or document.error or f"status {reply.status}",
+        sentence or code or f"status {reply.status}",
         status=reply.status,
-        code=document.error,
+        code=code,
         retry_after=retry_after_seconds(reply.header("Retry-After")),
         correlation_id=correlation_in(document.error_description)
         or reply.header("x-ms-request-id")

@@ -65,6 +65,15 @@ async def test_a_wrong_query_is_an_invalid_request(azure: Azure, query: str, tex
     assert text in body["error_description"]
 
 
+async def test_the_guest_proxy_agent_refuses_without_a_body(azure: Azure) -> None:
+    azure.vm.attach(azure.one)
+    azure.imds.set_condition("guest-proxy")
+    async with aiohttp.ClientSession() as session, session.get(f"{azure.imds.url}/metadata/instance") as response:
+        assert (response.status, await response.read()) == (403, b"")
+    azure.imds.set_condition("")
+    assert (await azure.ask_imds(ASK))[0] == 200
+
+
 async def test_an_unknown_api_version_lists_the_newest(azure: Azure) -> None:
     for query in (ARM, f"api-version=2001-01-01&{ARM}"):
         status, body, _ = await azure.ask_imds(query)

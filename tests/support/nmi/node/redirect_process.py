@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -32,11 +32,15 @@ NO_LABELS: dict[str, str] = {}
 class RedirectProcess(Program):
     """The process; its states are in `states`. Stopped in order at the end of its `with`."""
 
-    def __init__(self, machine: Machine, *flags: str, labels: dict[str, str] | None = NO_LABELS) -> None:
-        """*labels*: those of the node object; None while the API server does not respond."""
+    def __init__(
+        self, machine: Machine, *flags: str, labels: dict[str, str] | None = NO_LABELS, within: Sequence[str] = ()
+    ) -> None:
+        """*labels*: those of the node object; None while the API server does not respond. *within*: words before the
+        command, which start it.
+        """
         self.states: list[State] = []
         module = (sys.executable, "-m", "tests.support.nmi.node.redirect_process")
-        super().__init__(machine.start("env", f"LABELS={json.dumps(labels)}", *module, *flags))
+        super().__init__(machine.start(*within, "env", f"LABELS={json.dumps(labels)}", *module, *flags))
 
     def next(self) -> State:
         """The next state that it prints."""

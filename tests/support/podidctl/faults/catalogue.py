@@ -380,6 +380,13 @@ async def throttling_imds(place: Place) -> PodRequest:
     return PodRequest()
 
 
+@fault("The Guest Proxy Agent refuses NMI's requests", "token", "tokens")
+async def refusing_guest_proxy(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    await place.set_fault("imds", "guest-proxy")
+    return PodRequest()
+
+
 @fault("The sign-in of a service principal fails", "token", "tokens")
 async def failing_sign_in(place: Place) -> PodRequest:
     await _principal(place)

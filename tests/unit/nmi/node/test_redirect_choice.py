@@ -4,8 +4,10 @@ Excluded: reading the facts on a real node (test_node_facts), and real packets (
 """
 
 import pytest
+from typing_extensions import override
 
 from nmi.choices import RedirectMode, RedirectTarget
+from nmi.node.connect_redirect import ConnectRedirect
 from nmi.node.effect import LIST_EVERY, RedirectEffect
 from nmi.node.redirect_choice import Backend, NodeFacts, TableFacts, bypass, choose
 from podidentity.exits import StartError
@@ -173,6 +175,18 @@ POD = ("10.244.0.7", 40000)
 OTHER = ("10.244.0.8", 40001)
 
 
+class StubConnect(ConnectRedirect):
+    """Connections to IMDS, whose destination the test replaces."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 80))
+        self.replaced = False
+
+    @override
+    async def check(self) -> None:
+        self._destination = "127.0.0.1:3080" if self.replaced else ""
+
+
 class Node:
     """A node whose counter and connections the test sets."""
 
@@ -181,8 +195,9 @@ class Node:
         self.connections: frozenset[tuple[str, int]] | None = frozenset()
         self.repairs = 0
         self.listings = 0
+        self.connect = StubConnect()
         self.effect = RedirectEffect(
-            NodeFacts(), Backend.NFTABLES, self._packets, self._bypassing, lambda: self.repairs
+            NodeFacts(), Backend.NFTABLES, self._packets, self._bypassing, lambda: self.repairs, connect=self.connect
         )
 
     async def _packets(self) -> int | None:
@@ -214,6 +229,19 @@ async def test_new_connections_past_a_rule_that_nothing_matches_are_a_problem_un
     node.packets = 1
     assert await node.problem_after(1) is None
     assert node.effect.redirected
+
+
+async def test_a_replaced_destination_is_a_problem_until_a_packet_of_a_pod_matches_the_rule() -> None:
+    node = Node()
+    assert await node.problem_after(1) is None
+    node.connect.replaced = True
+    message = await node.problem_after(1)
+    assert message is not None
+    assert "replaces 127.0.0.1:80 by 127.0.0.1:3080" in message
+    node.connect.replaced = False
+    assert await node.problem_after(1) is None
+    node.connect.replaced, node.packets = True, 1
+    assert await node.problem_after(1) is None
 
 
 async def test_connections_from_before_the_rule_are_no_problem() -> None:

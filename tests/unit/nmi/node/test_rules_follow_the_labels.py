@@ -13,6 +13,7 @@ import pytest
 
 from nmi.choices import RedirectMode, RedirectTarget, RouteLocalnetMode
 from nmi.node import kubenet, leftovers, route_localnet, rule_removal, traffic_redirect
+from nmi.node.connect_redirect import ConnectRedirect
 from nmi.node.host_routing import LABEL, HostRouting
 from nmi.node.node_facts import NetfilterPrograms, NodeReading
 from nmi.node.redirect_choice import Backend, NodeFacts, TableFacts
@@ -95,6 +96,7 @@ def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Node:
     node = Node()
     monkeypatch.setattr(traffic_redirect, "read_facts", node.facts)
     monkeypatch.setattr(traffic_redirect, "driver_for", node.driver)
+    monkeypatch.setattr(ConnectRedirect, "check", lambda _: asyncio.sleep(0))
     monkeypatch.setattr(traffic_redirect, "LOCK", tmp_path / "xtables.lock")
     monkeypatch.setattr(kubenet, "check", lambda *_, **__: None)
     monkeypatch.setattr(traffic_redirect, "by_kubelet", lambda _: node.kubelet)

@@ -17,6 +17,7 @@ from podidctl.facts.model import ObjectReference, ReadFailure, RecentRefusal, Se
 from podidctl.facts.workloads import CRON_JOBS, DEPLOYMENTS, JOBS, Owner, WorkloadObject
 from podidctl.report.documents import LinkState, LoggedDecision, Outcome
 from podidentity.azure.errors import Refused
+from podidentity.azure.imds_responses import GUEST_PROXY
 from podidentity.resources import BINDINGS, IDENTITIES, BareMeta, Pod, Resource
 from tests.support.nmi_objects import NODE, assigned_identity, exception, identity, pod, resource_id
 from tests.support.podidctl.doctor_inputs import examined, one
@@ -257,8 +258,9 @@ def test_a_secret_that_entra_id_refused_is_not_reported_as_usable(code: str) -> 
         ("AADSTS90002", "correct tenantID"),
         ("AADSTS700016", "correct clientID"),
         ("AADSTS500011", "correct the resource"),
+        (GUEST_PROXY, "allow NMI in the IMDS rules of the metadata security protocol"),
         ("AADSTS53003", "check the AzureIdentity's clientID and the requested resource"),
     ],
 )
-def test_each_refusal_by_entra_id_has_its_own_first_action(code: str, action: str) -> None:
+def test_each_code_of_a_refusal_has_its_own_first_action(code: str, action: str) -> None:
     assert refusal_of(Refused(f"{code}: no", status=400, code=code)).detail.startswith(action)

@@ -10,6 +10,7 @@ import pytest
 
 from podidentity.azure.errors import AzureError, CameBack, NotSent, NotYet, Paused, Refused, Throttled, Unreachable
 from podidentity.azure.imds import RESPONSE_MAX, ImdsSource
+from podidentity.azure.imds_responses import GUEST_PROXY
 from tests.support.nmi.imds import HANG, SECRET, Imds, Reply, error_body, running_imds
 from tests.support.virtual_time import now
 
@@ -155,6 +156,17 @@ async def test_an_error_that_is_not_json_is_still_classified(imds: Imds, body: b
     with pytest.raises(Refused) as raised:
         await ask(imds)
     assert (raised.value.code, raised.value.message) == ("", "status 400")
+
+
+@pytest.mark.parametrize("status", [403, 405, 421])
+async def test_a_refusal_without_a_body_is_the_guest_proxy_agents(imds: Imds, status: int) -> None:
+    imds.script = [Reply(status, b""), Reply(status, b"{}"), Reply(400, b"")]
+    codes = []
+    for _ in range(3):
+        with pytest.raises(Refused) as raised:
+            await ask(imds)
+        codes.append(raised.value.code)
+    assert codes == [GUEST_PROXY, "", ""]
 
 
 async def test_a_missing_response_is_unreachable() -> None:
