@@ -38,7 +38,8 @@ CHECK_MIC: Final = "check that MIC runs and leads (podidctl doctor), its planned
 LIVE_STATUSES = frozenset({"", ASSIGNED, CREATED})
 GRACE_SECONDS: Final = 120.0
 """Azure takes up to a minute for an update of a VM or scale set, and an update in progress must end first."""
-IN_PROGRESS: Final = f"MIC and Azure take up to {GRACE_SECONDS:g} s; {CHECK_MIC}"
+WAIT: Final = f"MIC and Azure take up to {GRACE_SECONDS:g} s"
+IN_PROGRESS: Final = f"{WAIT}; {CHECK_MIC}"
 
 
 def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
@@ -55,14 +56,13 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     bindings = ["/".join(binding.key) for binding in case.bindings_of.get(identity.key, ())]
     failure = assignment_failure(readable(case.facts.events), case.facts.server_time, bindings)
     message = "MIC has not created one for this pod and identity"
-    then = CHECK_MIC
+    then = _confirmation(case.settings.mic_namespace) if failure else CHECK_MIC
     if (seconds := case.bound_seconds(identity)) is not None:
         message = f"bound for at most {seconds:.0f} s; MIC has not written its AzureAssignedIdentity yet"
     if seconds is not None and seconds < GRACE_SECONDS:
-        then = IN_PROGRESS
-    elif failure:
-        then = _confirmation(case.settings.mic_namespace)
-    return problem("assigned identity", "; ".join(filter(None, (message, failure))), then, about=about)
+        then = f"{WAIT}; {then}"
+    # The cause first: a terminal shows two lines of a link.
+    return problem("assigned identity", "; ".join(filter(None, (failure, message))), then, about=about)
 
 
 def _confirmation(namespace: str) -> str:
