@@ -280,7 +280,11 @@ class FaultyService(HttpService):
 
     @override
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self.faults.apply(request) or await self.handle(request)
+        try:
+            return await self.faults.apply(request) or await self.handle(request)
+        except ConnectionResetError:
+            # The client went away, for example during a fault. No client gets this; aiohttp would print a traceback.
+            return web.Response(status=400)
 
     @abc.abstractmethod
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
