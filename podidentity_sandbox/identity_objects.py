@@ -1,5 +1,4 @@
-"""Creation of the identities that an operator names: in Azure, and as AzureIdentity, AzureIdentityBinding and Secret or
-ServiceAccount.
+"""Creation of the identities that an operator names: in Azure, and as the objects that give them to pods.
 
 The objects are in the namespace `default`. Pods with the label `aadpodidbinding: SELECTOR` get the identity.
 """

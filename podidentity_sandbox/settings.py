@@ -43,7 +43,6 @@ BINDING_FLAGS: Final = (*FEDERATED_FLAGS, "--federated-exchange=identityBindings
 """NMI's flags for AKS identity bindings."""
 FEDERATED: Final = "federated"
 """Name and selector of the federated identity, and name of the service account that it trusts."""
-
 IDENTITIES_MAX: Final = 50
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _SELECTOR: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

@@ -21,7 +21,7 @@ doctor` instead:
      --patch '{}'
    export A=1
 
-   kubectl logs demo
+   kubectl logs -f demo
    ```
 
    until `successfully made GET on instance metadata`.
@@ -38,7 +38,7 @@ def test_commands_of_blocks_and_sentences_are_read_in_their_order() -> None:
         "podidctl doctor",
         "kubectl patch demo --patch '{}'",
         "export A=1",
-        "kubectl logs demo",
+        "kubectl logs -f demo",
         "last --command",
     ]
 
