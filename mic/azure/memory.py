@@ -114,6 +114,8 @@ class HostMemory:
     refused one is alone."""
     missing_since: float | None = None
     """Time of the first 404 for the host since it was last visible."""
+    reported_lost: set[tuple[str, str]] = field(default_factory=set)
+    """Pods (namespace, name) to which the absence of the host has been reported since the last read."""
     over: bool = False
     """Whether certainly no operation of this process or of an earlier leader is running."""
     _steady: frozenset[str] = frozenset()

@@ -69,18 +69,24 @@ class AssignmentEvents:
                 identity = "/".join(step.existing.object.spec.azure_identity_ref.key)
                 log.warning(FAULTY, extra={"identity": identity, "error": step.message})
 
-    def lost(self, host_view: HostView) -> None:
-        """Record for the pods that wait on a host that Azure no longer knows."""
+    def lost(self, host_view: HostView, reported: set[tuple[str, str]]) -> None:
+        """Record for the pods that wait on a host that Azure no longer knows. Those in *reported* are left out, and the
+        others are added to it.
+        """
         if host_view.host is None:
             return
         reason = lost(host_view.host)
-        self._not_applied(
-            (existing for usage in host_view.usages.values() for existing in usage.active.values()), reason
-        )
-        out_of_sync = host_view.out_of_sync_assignments()
-        self._not_created(
-            (desired for desired, active in out_of_sync if desired and desired.identity_id and not active), reason
-        )
+        active = [existing for usage in host_view.usages.values() for existing in usage.active.values()]
+        absent = [
+            desired
+            for desired, existing in host_view.out_of_sync_assignments()
+            if desired and desired.identity_id and not existing
+        ]
+        self._not_applied((existing for existing in active if _pod_of(existing).key not in reported), reason)
+        self._not_created((desired for desired in absent if desired.pod.key not in reported), reason)
+        # Also those beyond the limit of Events, which would otherwise get one in each pass.
+        reported.update(_pod_of(existing).key for existing in active)
+        reported.update(desired.pod.key for desired in absent)
 
     def _not_applied(self, waiting: Iterable[ExistingAssignment], reason: str) -> None:
         """Record for the first few of *waiting*, objects of one identity, why it is not attached."""

@@ -151,9 +151,11 @@ class HostReconciler:
             log.warning("MIC does not change the host of a node", extra={"vm": key, "reason": refusal})
         memory = self._memories.setdefault(key, HostMemory(self._clock))
         fresh = await self._read_if_due(key, host_view, memory)
-        # Only after a read: other passes would repeat the Events.
-        if fresh and memory.identities is not None and memory.identities.gone:
-            AssignmentEvents(self._recorder).lost(self._view.host_state(key))
+        # Again after a read only: other passes would repeat the Events.
+        if fresh:
+            memory.reported_lost.clear()
+        if memory.identities is not None and memory.identities.gone:
+            AssignmentEvents(self._recorder).lost(self._view.host_state(key), memory.reported_lost)
         left_out = LeftOutObjects(key, self._metrics)
         before = await self._writer.carry_out(
             preparation.prepare(host_view, memory.identities, self._updater.policy, left_out.note)

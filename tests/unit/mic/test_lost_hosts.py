@@ -83,12 +83,21 @@ async def test_a_second_404_after_a_minute_counts_and_the_objects_are_deleted(wo
     ]
 
 
-async def test_a_pod_scheduled_to_a_lost_host_is_reported_at_the_next_read(world: MicWorld) -> None:
+async def test_a_pod_scheduled_to_a_lost_host_is_reported_immediately_and_again_at_the_next_read(
+    world: MicWorld,
+) -> None:
+    async def counts() -> list[int]:
+        return [event["count"] for event in await world.warnings() if event["involvedObject"]["name"] == "late"]
+
     await lose_from_the_start(world)
     await world.assign("late")
     assert world.statuses() == {}
-    await world.later(180.0)
     assert {"Pod late", "AzureIdentityBinding late"} <= set(await world.warned())
+    assert await counts() == [1, 1]
+    await world.reconcile()
+    assert await counts() == [1, 1]
+    await world.later(180.0)
+    assert await counts() == [2, 2]
 
 
 async def test_events_and_comparisons_do_not_hasten_the_next_read(world: MicWorld) -> None:
