@@ -1,5 +1,6 @@
 """Checks of the AzureAssignedIdentities: whether MIC has written them, and NMI serves pods by them. Pure."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -38,6 +39,11 @@ CHECK_MIC: Final = "check that MIC runs and leads (podidctl doctor), its planned
 LIVE_STATUSES = frozenset({"", ASSIGNED, CREATED})
 GRACE_SECONDS: Final = 120.0
 """Azure takes up to a minute for an update of a VM or scale set, and an update in progress must end first."""
+# Strict, because others may be able to write the message: no part is more than an id for the shell.
+_ROLE_COMMAND: Final = re.compile(
+    r"az role assignment create --role '[\w ]+' --assignee-object-id [\w-]+ "
+    r"--assignee-principal-type ServicePrincipal --scope (?:'[\w/.()-]+'|[\w/.-]+)"
+)
 WAIT: Final = f"MIC and Azure take up to {GRACE_SECONDS:g} s"
 IN_PROGRESS: Final = f"{WAIT}; {CHECK_MIC}"
 
@@ -125,10 +131,16 @@ def _refusal_of(case: PodCase, assigned: AssignedIdentity, note: str) -> tuple[s
             f"MIC renews or deletes it; if it does not, {CHECK_MIC}"
         )
     if assigned.status == CREATED:
-        return (f"Created: {note}", note) if note else _incomplete(case, assigned.identity)
+        return (f"Created: {note}", action_in(note)) if note else _incomplete(case, assigned.identity)
     if not assigned.usable:
-        return f"its status is {assigned.status!r}{note and ': ' + note}", note or log
+        return f"its status is {assigned.status!r}{note and ': ' + note}", action_in(note) or log
     return _in_another_namespace(pod, assigned)
+
+
+def action_in(note: str) -> str:
+    """Return the command in a message of MIC, which an operator can run as it stands; without one the message."""
+    command = _ROLE_COMMAND.search(note)
+    return note if command is None else command[0]
 
 
 def _incomplete(case: PodCase, identity: AzureIdentity) -> tuple[str, str]:
@@ -190,7 +202,7 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
     for note, keys in sorted(created.items(), key=lambda item: -len(item[1])):
         message = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
         if note:
-            yield problem(check, f"{message}: {note}", note)
+            yield problem(check, f"{message}: {note}", action_in(note))
         else:
             yield warning(check, message, "this is overdue: see MIC's log and podidctl plan", cause=check)
     if fresh:

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from mic.azure.identities import Attached, HostIdentities
+from mic.azure.identities import Attached, HostIdentities, role_command
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
+from podidctl.checks.assignments import action_in
 from podidctl.facts.kinds import DatedPod, Event, PlacedNode
 from podidctl.facts.model import ObjectReference, ReadFailure, RecentRefusal, ServerState
 from podidctl.facts.workloads import CRON_JOBS, DEPLOYMENTS, JOBS, Owner, WorkloadObject
@@ -266,3 +267,13 @@ def test_a_secret_that_entra_id_refused_is_not_reported_as_usable(code: str) -> 
 )
 def test_each_code_of_a_refusal_has_its_own_first_action(code: str, action: str) -> None:
     assert refusal_of(Refused(f"{code}: no", status=400, code=code)).detail.startswith(action)
+
+
+def test_the_action_of_a_refusal_of_mic_is_the_command_alone() -> None:
+    command = role_command(
+        "0b1ec700-0000-0000-0000-000000000001", "Virtual Machine Contributor", "/subscriptions/s/resourceGroups/MC_(b)"
+    )
+    note = f"Azure refuses MIC on /s (403 AuthorizationFailed): {command}; MIC tries again every minute"
+    assert action_in(note) == command
+    for other in (LOST, note.replace("'/subscriptions", "$(reboot)'/subscriptions"), note.replace("(b)'", "(b)`'")):
+        assert action_in(other) == other
