@@ -63,11 +63,13 @@ def token_links(case: PodCase) -> Iterator[Finding]:
     refused = recent_refusal(case, identity=identity)
     if refused is not None:
         audience = audience_of(case.settings, Exchange.DIRECT)
-        then = correction(decision.assigned.identity, refused, subject(case.pod), audience) or refused.text
-        message = f"{refused.description}: {refused.text}"
+        command = correction(decision.assigned.identity, refused, subject(case.pod), audience)
+        # NMI's own command has placeholders; the action has the values.
+        cause = refused.text.partition(": az identity ")[0] if command else refused.text
+        message = f"{refused.description}: {cause}"
         if case.facts.server_time - refused.at > QUIET and is_latest(case.facts, refused):
             message += "; no request since: if you have corrected it, wait for the next one"
-        yield problem("token", message, then, about=identity)
+        yield problem("token", message, command or refused.text, about=identity)
 
 
 def check_secrets(case: ClusterCase) -> Iterator[Finding]:
