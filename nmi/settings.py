@@ -6,7 +6,7 @@ from typing import Final
 from nmi.setting_rules import check
 from nmi.setting_table import ANY_ADDRESS, LOOPBACK, SettingTable
 from podidentity.daemon_settings import user_agent
-from podidentity.settings import namespaced_by, read_environment, read_flags
+from podidentity.given_settings import namespaced_by, read_environment, read_flags
 
 FORMER_FLAGS: Final[Mapping[str, str]] = {
     "max-connections": "NMI has as many connections as the container's memory limit allows, at most 8192",

@@ -154,7 +154,7 @@ def nothing_blocks_the_loop() -> Iterator[None]:
     for function in blockbuster.functions.values():
         function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")  # the first import in a process
         function.can_block_in("podidentity/kube/access.py", "read_in_a_loop_of_its_own")  # in a thread
-        function.can_block_in("podidentity/settings.py", "read_flags")  # argparse looks for translations
+        function.can_block_in("podidentity/given_settings.py", "read_flags")  # argparse looks for translations
         function.can_block_predicate = outside_the_daemons(function.can_block_predicate)
     # shutil looks a function up in these sets by identity, and the active functions are not the original ones.
     names = {name: attribute for name in dir(os) if callable(attribute := getattr(os, name))}

@@ -6,7 +6,7 @@ from typing import Any, Final
 from mic.startup.setting_rules import check
 from mic.startup.setting_table import SettingTable
 from podidentity.flags import UsageError
-from podidentity.settings import namespaced_by, read_environment, read_flags
+from podidentity.given_settings import namespaced_by, read_environment, read_flags
 
 BURST_SECONDS: Final = 40.0
 """Seconds of unused writes that may start immediately by default. Each object gets its last write, the status Assigned,

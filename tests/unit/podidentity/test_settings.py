@@ -6,8 +6,9 @@ import pytest
 
 import mic.startup.settings
 import nmi.settings
+from podidentity.given_settings import read_flags
 from podidentity.setting_texts import WITHOUT_EFFECT, default_of, effects_of, groups_of
-from podidentity.settings import REQUIRED, ProgramSettings, flags_of, read_flags, settings_of
+from podidentity.settings import REQUIRED, ProgramSettings, flags_of, settings_of
 
 
 @pytest.mark.parametrize("program", [nmi.settings.NmiSettings, mic.startup.settings.MicSettings])
